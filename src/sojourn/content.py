@@ -1,0 +1,161 @@
+"""Content and its parts: what people and agents say, as values.
+
+The wire form is google-adk's (google-genai's `Content`): camelCase keys, absent fields left out, bytes as base64.
+Snake case is accepted on input.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from sojourn.jsonvalue import JsonValue
+
+
+class Value(BaseModel):
+    """Base of the public values: immutable, camelCase on the wire, unknown fields ignored on input."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        ser_json_inf_nan="constants",
+    )
+
+    def to_json(self) -> str:
+        """The wire form: camelCase JSON text without the fields that have their default."""
+        return self.__pydantic_serializer__.to_json(self, by_alias=True, exclude_defaults=True).decode()
+
+    def to_wire(self) -> dict[str, Any]:
+        """The wire form as a dict."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+class Blob(Value):
+    """Bytes carried inside a part."""
+
+    mime_type: str = "application/octet-stream"
+    data: bytes
+    display_name: str | None = None
+
+
+class FileData(Value):
+    """A reference to bytes kept elsewhere: an `artifact:` reference, or any other URI."""
+
+    file_uri: str
+    mime_type: str | None = None
+    display_name: str | None = None
+
+
+class FunctionCall(Value):
+    """A request to call a function."""
+
+    id: str | None = None
+    name: str
+    args: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class FunctionResponse(Value):
+    """The answer to a `FunctionCall` with the same `id`."""
+
+    id: str | None = None
+    name: str
+    response: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Part(Value):
+    """One piece of a content: exactly one of text, bytes, file reference, function call or response.
+
+    Attributes:
+        text: Text; with `thought=True` the model's reasoning, which is not part of its answer.
+    """
+
+    text: str | None = None
+    thought: bool = False
+    inline_data: Blob | None = None
+    file_data: FileData | None = None
+    function_call: FunctionCall | None = None
+    function_response: FunctionResponse | None = None
+
+    @classmethod
+    def from_text(cls, text: str, *, thought: bool = False) -> Self:
+        """A part that holds text."""
+        return cls(text=text, thought=thought)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, mime_type: str = "application/octet-stream", *, display_name: str | None = None) -> Self:
+        """A part that holds bytes."""
+        return cls(inline_data=Blob(data=data, mime_type=mime_type, display_name=display_name))
+
+    @classmethod
+    def from_uri(cls, file_uri: str, mime_type: str | None = None) -> Self:
+        """A part that refers to a file."""
+        return cls(file_data=FileData(file_uri=file_uri, mime_type=mime_type))
+
+    @classmethod
+    def from_function_call(cls, name: str, args: dict[str, Any] | None = None, *, id: str | None = None) -> Self:
+        """A part that asks for a function call."""
+        return cls(function_call=FunctionCall(id=id, name=name, args=args or {}))
+
+    @classmethod
+    def from_function_response(cls, name: str, response: dict[str, Any], *, id: str | None = None) -> Self:
+        """A part that answers a function call."""
+        return cls(function_response=FunctionResponse(id=id, name=name, response=response))
+
+
+class Content(Value):
+    """A message: a role and its parts.
+
+    `Content("user").with_text("Hello")` builds one step by step; each step returns a new value.
+    """
+
+    role: str | None = None
+    parts: tuple[Part, ...] = ()
+
+    def __init__(self, role: str | None = None, parts: Any = (), **data: Any) -> None:
+        data["role"] = role
+        data["parts"] = () if parts is None else parts
+        super().__init__(**data)
+
+    @classmethod
+    def of(cls, value: str | Content, role: str = "user") -> Content:
+        """`value` as content: text becomes one text part."""
+        return value if isinstance(value, Content) else cls(role, (Part(text=value),))
+
+    def with_part(self, part: Part) -> Content:
+        """This content with one more part."""
+        return Content(self.role, (*self.parts, part))
+
+    def with_text(self, text: str) -> Content:
+        """This content with one more text part."""
+        return self.with_part(Part(text=text))
+
+    def with_bytes(self, data: bytes, mime_type: str = "application/octet-stream") -> Content:
+        """This content with one more part of bytes."""
+        return self.with_part(Part.from_bytes(data, mime_type))
+
+    @property
+    def text(self) -> str:
+        """All text of this content, without thoughts."""
+        parts = self.parts
+        if len(parts) == 1 and not parts[0].thought:
+            return parts[0].text or ""
+        return "".join(p.text for p in parts if p.text and not p.thought)
+
+    @property
+    def thoughts(self) -> str:
+        """The reasoning in this content."""
+        return "".join(p.text for p in self.parts if p.text and p.thought)
+
+    def get_function_calls(self) -> list[FunctionCall]:
+        """The function calls in this content."""
+        return [p.function_call for p in self.parts if p.function_call]
+
+    def get_function_responses(self) -> list[FunctionResponse]:
+        """The function responses in this content."""
+        return [p.function_response for p in self.parts if p.function_response]

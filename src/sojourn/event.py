@@ -1,0 +1,266 @@
+"""Events: the immutable facts of a session, and partials, the unnumbered pieces of the one being written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import AliasChoices, Field, PrivateAttr
+
+from sojourn.content import Content, FunctionCall, FunctionResponse, Part, Value
+from sojourn.jsonvalue import JsonValue
+
+
+class EventActions(Value):
+    """What an event does besides saying something.
+
+    Attributes:
+        state_delta: Keys set, with their new values. A prefix names the scope: `app:`, `user:`, `temp:` (never
+            stored), none for the session.
+        state_deleted: Keys deleted. No key is in two of the three state fields.
+        state_increments: Keys and what is added to their numbers, atomically across sessions; a missing key counts as 0.
+        artifact_delta: Artifacts saved since the event before, by name, with the version each save got.
+        transfer_to_agent: The agent that takes over the run.
+        escalate: Ends the enclosing `LoopAgent`.
+        skip_summarization: The function responses are the answer as they are; no model turn follows.
+        end_of_agent: The agent that wrote the event has finished.
+        requested_auth_configs: Credentials asked for, by call id.
+        requested_tool_confirmations: Approvals asked for, by call id.
+        summary_until: This event sums up the session up to and including that `seq`; history windows start with it.
+    """
+
+    state_delta: dict[str, JsonValue] = Field(default_factory=dict)
+    state_deleted: tuple[str, ...] = ()
+    state_increments: dict[str, int | float] = Field(default_factory=dict)
+    artifact_delta: dict[str, int] = Field(default_factory=dict)
+    transfer_to_agent: str | None = None
+    escalate: bool = False
+    skip_summarization: bool = False
+    end_of_agent: bool = False
+    requested_auth_configs: dict[str, JsonValue] = Field(default_factory=dict)
+    requested_tool_confirmations: dict[str, JsonValue] = Field(default_factory=dict)
+    summary_until: int | None = None
+
+    @property
+    def changes_state(self) -> bool:
+        """Whether this sets, deletes or increments any key."""
+        return bool(self.state_delta or self.state_deleted or self.state_increments)
+
+
+class Usage(Value):
+    """Tokens spent on an event."""
+
+    prompt_token_count: int = 0
+    candidates_token_count: int = 0
+    total_token_count: int = 0
+    cached_content_token_count: int = 0
+    thoughts_token_count: int = 0
+
+
+USER = "user"
+"""The author of what people say."""
+
+ASK_CALL = "adk_request_input"
+"""The function call by which a question to a person stands in the log; google-adk's clients know it."""
+
+
+class Event(Value):
+    """One immutable fact in a session.
+
+    What an agent yields needs only `content` and `actions`; the runner fills in the identity and the store the numbers.
+
+    Attributes:
+        id: Unique; the partials of a message carry the id of the event that seals it.
+        run_id: The run that wrote it (`invocationId` on the wire).
+        author: `user`, or the name of the agent.
+        timestamp: Seconds since the epoch; for people. The order of events is `seq`, never this.
+        content: What is said.
+        output: A structured result, any JSON value.
+        actions: What the event does besides.
+        partial: Always false for an event that was stored; an agent may yield a partial event, whose text is forwarded
+            as a piece of its open message.
+        interrupted: The message was cut off by a cancel, a timeout or a failure.
+        error_code: Stable code, if the event tells of an error.
+        error_message: What happened, for people.
+        long_running_tool_ids: Ids of the function calls in `content` that wait for a person or a long task.
+        branch: Dotted path of the parallel branches it was written in; None outside of any.
+        usage_metadata: Tokens spent.
+        custom_metadata: Anything the agent wants to attach.
+        turn_complete: For live runs: the model has finished its turn.
+        seq: Number in the session, 1, 2, 3 … without gaps.
+        pos: Number of its frame in the run; None for what the user said.
+        ordinal: Number in (run, branch); with these two its identity.
+        attempt: The attempt of the run that wrote it.
+        supersedes: All frames of the run from this `pos` on, up to this event, no longer count: a new attempt took another way.
+        superseded: The event no longer counts; it stays in the log, out of history and result.
+    """
+
+    id: str = ""
+    run_id: str = Field(
+        default="",
+        validation_alias=AliasChoices("invocationId", "invocation_id", "runId", "run_id"),
+        serialization_alias="invocationId",
+    )
+    author: str = ""
+    timestamp: float = 0.0
+    content: Content | None = None
+    output: JsonValue = None
+    actions: EventActions = Field(default_factory=EventActions)
+    partial: bool = False
+    interrupted: bool = False
+    error_code: str | None = None
+    error_message: str | None = None
+    long_running_tool_ids: tuple[str, ...] = ()
+    branch: str | None = None
+    usage_metadata: Usage | None = None
+    custom_metadata: dict[str, JsonValue] | None = None
+    turn_complete: bool | None = None
+    seq: int | None = None
+    pos: int | None = None
+    ordinal: int | None = None
+    attempt: int = 1
+    supersedes: int | None = None
+    superseded: bool = False
+
+    _delta: str | None = PrivateAttr(default=None)
+
+    @property
+    def invocation_id(self) -> str:
+        """google-adk's name for `run_id`."""
+        return self.run_id
+
+    @property
+    def text(self) -> str:
+        """The event's whole text, without thoughts."""
+        return self.content.text if self.content is not None else ""
+
+    @property
+    def delta(self) -> str:
+        """What a screen appends: the text that the reader of this event has not been given as partials yet."""
+        return self.text if self._delta is None else self._delta
+
+    @property
+    def thought(self) -> bool:
+        """Whether `delta` is reasoning; an event's never is."""
+        return False
+
+    def get_function_calls(self) -> list[FunctionCall]:
+        """The function calls in this event."""
+        return self.content.get_function_calls() if self.content else []
+
+    def get_function_responses(self) -> list[FunctionResponse]:
+        """The function responses in this event."""
+        return self.content.get_function_responses() if self.content else []
+
+    def is_final_response(self) -> bool:
+        """Whether this is an answer to the user, as google-adk defines it.
+
+        True for complete messages without function calls or responses, for responses that skip summarization, and for
+        calls that wait for a person or a long task.
+        """
+        if self.actions.skip_summarization or self.long_running_tool_ids:
+            return True
+        return not (self.partial or self.get_function_calls() or self.get_function_responses())
+
+    def same_as(self, other: Event) -> bool:
+        """Whether both say and do the same: what decides if a repeated event is the stored one."""
+        return (
+            self.author == other.author
+            and self.branch == other.branch
+            and self.content == other.content
+            and self.output == other.output
+            and self.interrupted == other.interrupted
+            and self.error_code == other.error_code
+            and self.actions == other.actions
+        )
+
+    def evolve(self, **changes: Any) -> Event:
+        """A copy with other values of some fields, which are taken as they are."""
+        return self.model_copy(update=changes)
+
+    def snapshot(self) -> Event:
+        """A value that shares nothing mutable with this one; itself if there is nothing mutable in it."""
+        return self if self._immutable() else self.model_copy(deep=True)
+
+    def with_delta(self, delta: str) -> Event:
+        """A copy for a reader that has been given all of the text but `delta`."""
+        copy = self.model_copy()
+        copy._delta = delta
+        return copy
+
+    def _immutable(self) -> bool:
+        # Fields are frozen and tuples are immutable: only dicts and lists of JSON can be changed from outside.
+        if self.output.__class__ in _CONTAINERS or self.custom_metadata or self.actions.model_fields_set:
+            return False
+        return self.content is None or all(p.function_call is None and p.function_response is None for p in self.content.parts)
+
+
+_CONTAINERS = (dict, list)
+
+
+class Partial:
+    """A piece of a message that is still being written: unnumbered, never stored, superseded by its final event.
+
+    Attributes:
+        id: The id of the event that will seal the message.
+        offset: How many characters of the message, thoughts included, come before this piece.
+        delta: The piece.
+        thought: Whether the piece is reasoning.
+        author: The agent that writes.
+        branch: As on the event.
+        run_id: The run.
+    """
+
+    __slots__ = ("author", "branch", "delta", "id", "offset", "run_id", "thought")
+
+    partial = True
+    pos = None
+    seq = None
+
+    def __init__(self, id: str, run_id: str, author: str, branch: str | None, offset: int, delta: str, thought: bool) -> None:
+        self.id = id
+        self.run_id = run_id
+        self.author = author
+        self.branch = branch
+        self.offset = offset
+        self.delta = delta
+        self.thought = thought
+
+    @property
+    def text(self) -> str:
+        """The piece again, as ADK's partial events have it; empty for a thought."""
+        return "" if self.thought else self.delta
+
+    @property
+    def invocation_id(self) -> str:
+        """google-adk's name for `run_id`."""
+        return self.run_id
+
+    @property
+    def content(self) -> Content:
+        """The piece as content."""
+        return self.to_event().content or Content("model")
+
+    @property
+    def actions(self) -> EventActions:
+        """A partial does nothing."""
+        return EventActions()
+
+    def is_final_response(self) -> bool:
+        """A partial is never final."""
+        return False
+
+    def get_function_calls(self) -> list[FunctionCall]:
+        """A partial has none."""
+        return []
+
+    def get_function_responses(self) -> list[FunctionResponse]:
+        """A partial has none."""
+        return []
+
+    def to_event(self) -> Event:
+        """This piece as a partial event, the form ADK's wire gives it."""
+        content = Content("model", (Part(text=self.delta, thought=self.thought),))
+        return Event(id=self.id, run_id=self.run_id, author=self.author, branch=self.branch, content=content, partial=True)
+
+    def __repr__(self) -> str:
+        return f"Partial(id={self.id!r}, offset={self.offset}, delta={self.delta!r})"

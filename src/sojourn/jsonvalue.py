@@ -1,0 +1,99 @@
+"""What counts as a JSON value here, and the one way to copy, encode and decode one.
+
+Every backend stores what `encode` gives, so a value that one backend would refuse is refused by all of them
+(NaN and the infinities, lone surrogates, keys that are not text, objects of other types), and what comes back is
+equal to what went in: NUL, emoji and integers of any size included.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from sojourn.errors import InvalidInput
+
+MAX_DEPTH = 100
+"""Nesting beyond this is refused: some readers of the log would overflow their stack on it."""
+
+
+def copy(value: Any, *, where: str = "value", depth: int = 0) -> Any:
+    """Returns a deep copy of a JSON value; tuples become lists.
+
+    Args:
+        value: None, bool, int, float, str, or lists and dicts (with text keys) of these.
+        where: What to call the value in an error message.
+        depth: Nesting depth of `value` so far.
+
+    Raises:
+        InvalidInput: `json.invalid` if it is not a JSON value.
+    """
+    if value is None or value is True or value is False:
+        return value
+    kind = type(value)
+    if kind is str:
+        return _text(value, where)
+    if kind is int:
+        return value
+    if kind is float:
+        if math.isfinite(value):
+            return value
+        raise InvalidInput(f"{where} is {value!r}, which JSON cannot hold; use None or a string", code="json.invalid")
+    if depth >= MAX_DEPTH:
+        raise InvalidInput(f"{where} is nested deeper than {MAX_DEPTH} levels", code="json.invalid")
+    if kind is dict:
+        return {_key(k, where): copy(v, where=f"{where}[{k!r}]", depth=depth + 1) for k, v in value.items()}
+    if kind is list or kind is tuple:
+        return [copy(v, where=where, depth=depth + 1) for v in value]
+    # Subclasses (StrEnum, IntEnum, NamedTuple, OrderedDict …) are taken as what they extend.
+    bases: tuple[type[Any], ...] = (str, int, float, dict, list, tuple)
+    for base in bases:
+        if isinstance(value, base):
+            return copy(base(value), where=where, depth=depth)
+    raise InvalidInput(
+        f"{where} is a {kind.__name__}, which is not a JSON value; convert it to text, numbers, lists and dicts",
+        code="json.invalid",
+    )
+
+
+def _text(value: str, where: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"{where} holds a lone surrogate, which is not text", code="json.invalid") from None
+    return value
+
+
+def _key(key: Any, where: str) -> str:
+    if isinstance(key, str):
+        return _text(str(key), where)
+    raise InvalidInput(f"{where} has the key {key!r}; JSON keys are text", code="json.invalid")
+
+
+def encode(value: Any, *, where: str = "value") -> str:
+    """Encodes a JSON value as compact text, refusing what `copy` refuses."""
+    return json.dumps(copy(value, where=where), ensure_ascii=False, separators=(",", ":"))
+
+
+def decode(text: str | bytes) -> Any:
+    """Decodes what `encode` gave."""
+    return json.loads(text)
+
+
+def canonical(value: Any) -> str:
+    """Encodes with sorted keys: equal values give equal text. For hashes and comparisons."""
+    return json.dumps(copy(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _validated(value: Any) -> Any:
+    try:
+        return copy(value)
+    except InvalidInput as error:
+        raise ValueError(error.message) from None
+
+
+JsonValue = Annotated[Any, AfterValidator(_validated)]
+"""A field that holds a JSON value; the model keeps a copy of its own."""

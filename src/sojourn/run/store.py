@@ -1,0 +1,323 @@
+"""The seam for runs: the log that runs write, behind one fence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from sojourn.event import Event
+from sojourn.run.status import Move
+from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
+from sojourn.session.service import SessionService
+from sojourn.session.state import StateDelta
+from sojourn.session.types import Page, Session, SessionKey
+
+MAX_DEATHS = 3
+"""Attempts ended by the death of their process after which a run is not tried again."""
+
+
+@dataclass(slots=True)
+class NewRun:
+    """A run to be recorded.
+
+    Attributes:
+        id: Its id.
+        key: Its session, which is created if missing (unless `create_session` is false).
+        message: What the user said, as an event by `user` with id, run id and timestamp; stored as ordinal 0 when the
+            first attempt begins.
+        config: `RunConfig.overrides()`.
+        attached: Whether the run ends when its reader leaves.
+        reject_if_busy: Refuse if another run of the session is queued or running.
+        retry_of: Id of a finished run of the same session that this one repeats; its events no longer count then.
+        custom_metadata: Kept on the record.
+    """
+
+    id: str
+    key: SessionKey
+    message: Event
+    config: dict[str, Any] = field(default_factory=dict)
+    attached: bool = False
+    create_session: bool = True
+    reject_if_busy: bool = False
+    retry_of: str | None = None
+    custom_metadata: dict[str, Any] | None = None
+
+
+class Begun(NamedTuple):
+    """A run as an attempt finds it.
+
+    Attributes:
+        record: With the attempt's number.
+        session: The session with the state *that the run found*: the stored state, without what earlier attempts since
+            the last hand-over wrote, and no events.
+        steps: The journal so far.
+        interrupts: The questions so far.
+    """
+
+    record: RunRecord
+    session: Session
+    steps: list[Step]
+    interrupts: list[Interrupt]
+
+
+class Submitted(NamedTuple):
+    """The outcome of `RunStore.submit`.
+
+    Attributes:
+        record: The run; the one recorded before if the id was known.
+        begun: Set if this call began the first attempt.
+        known: Whether the run was recorded before this call.
+    """
+
+    record: RunRecord
+    begun: Begun | None
+    known: bool
+
+
+class Fence(NamedTuple):
+    """Who writes: a run, by the store's key, and the attempt."""
+
+    run_uid: int
+    attempt: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one append writes, all or nothing.
+
+    Attributes:
+        events: New events in order, with everything but `seq` and `pos`; `ordinal`, `branch` and `attempt` are their
+            identity.
+        steps: Steps done or failed.
+        interrupts: Questions asked; each comes with an event that holds its function call.
+        state: Changes of state that no event carries.
+        move: What happens to the run: WAIT, REQUEUE, COMPLETE, FAIL or CANCEL; None for nothing.
+        error: Why, for FAIL and CANCEL.
+        died: With REQUEUE: the attempt ended by the death of its process (counted); else by a shutdown (not counted).
+        agent: The agent that takes over the run; the session's active agent from now on. What the run wrote so far
+            becomes the ground that later attempts stand on: the event that hands over is the last of the batch.
+        live: Per branch (None for none), the next ordinal of the attempt; with a terminal move or WAIT, stored events of
+            earlier attempts from there on (0 for a branch that is not named) are superseded. None leaves them alone.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    interrupts: list[Interrupt] = field(default_factory=list)
+    state: StateDelta | None = None
+    move: Move | None = None
+    error: RunError | None = None
+    died: bool = False
+    agent: str | None = None
+    live: dict[str | None, int] | None = None
+
+
+class Appended(NamedTuple):
+    """The outcome of an append.
+
+    Attributes:
+        events: The batch's events in order, with their numbers; `None` in place of one that was stored already by
+            an earlier attempt and is equal, which must not be forwarded again.
+        record: The run after the append.
+    """
+
+    events: list[Event | None]
+    record: RunRecord
+
+
+class Answered(NamedTuple):
+    """The outcome of an answer: the run after it, and whether this call recorded it (else it was known already)."""
+
+    record: RunRecord
+    recorded: bool
+
+
+@dataclass(slots=True, frozen=True)
+class Change:
+    """Something another process did that the executor must act on.
+
+    Attributes:
+        kind: `cancel` (a running run is to be cancelled), `queued` (a run has become ready, by an answer), `closed` (a
+            run was closed or its session deleted).
+    """
+
+    kind: Literal["cancel", "queued", "closed"]
+    run_uid: int
+    record: RunRecord | None = None
+
+
+@runtime_checkable
+class RunStore(Protocol):
+    """Records runs and takes what they write.
+
+    The rules of `SessionService` hold here too. In addition:
+
+    - **One append, one transaction**: events, deltas, steps, interrupts and the run's status are stored together or not
+      at all. Within a session, `seq` is 1, 2, 3 … without gaps, in the order of commits.
+    - **The fence**: `append` succeeds only for a run that is RUNNING and only for its newest attempt; anything else is
+      `Fenced` and changes nothing.
+    - **Identity**: an event is identified by (run, branch, ordinal). If an event that counts is stored under the same
+      identity and `same_as` holds, the new one is not stored. If it differs and was stored by an earlier attempt,
+      the stored one and everything the run wrote after it (same branch or branches below) is superseded: it stays in
+      the log, does not count any more, and what its deltas changed is put back where nobody else has written since;
+      the new event carries `supersedes`. If it differs and is this attempt's own: `Conflict`, `event.conflict`.
+    - **The outcome is known**: if the caller is cancelled while the store commits, the call waits until the outcome is
+      known before it raises. A failed commit is `Unavailable` and has changed nothing.
+    - **Moves** follow `sojourn.run.status`; an illegal one is `Conflict`, `run.illegal_move`.
+    - A run that gets a terminal status drops its open interrupts; its steps stay readable.
+    """
+
+    async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
+        """Records a run, with its session if that is missing.
+
+        Args:
+            run: The run.
+            begin: Also begin the first attempt, in the same transaction: status RUNNING, the message appended to the log.
+                If false the run is QUEUED.
+
+        Returns:
+            The record. A run id known for this app and user is not recorded again: the stored record is returned with
+            `known=True` if session and message content are the same.
+
+        Raises:
+            Conflict: `run.conflict` if the id is known with another session or message; `session.busy` with
+                `reject_if_busy`.
+            NotFound: `session.not_found` without `create_session`; `run.not_found` for an unknown `retry_of`.
+        """
+        ...
+
+    async def begin(self, run_uid: int) -> Begun:
+        """Begins the next attempt of a queued run; with the first, the message is appended to the log.
+
+        A queued run for which a cancel was requested is closed as cancelled instead.
+
+        Returns:
+            The run, its state and journal. If `record.status` is not RUNNING there is nothing to execute.
+
+        Raises:
+            NotFound: `run.not_found` (its session was deleted).
+        """
+        ...
+
+    async def append(self, fence: Fence, batch: Batch) -> Appended:
+        """Appends what an attempt wrote.
+
+        `temp:` keys are dropped. With move WAIT, the run becomes QUEUED instead of WAITING if one of its interrupts has
+        been answered meanwhile. Token counts in `usage_metadata` are added to the record. An interrupt whose key is known with another digest
+        drops the older one. With a terminal move, the terminal frame takes the next `pos`.
+
+        Raises:
+            Fenced: `run.fenced`.
+            Conflict: `event.conflict`, `run.illegal_move`.
+            InvalidInput: `state.not_a_number` for an increment of something else; `state.*`, `json.invalid`.
+        """
+        ...
+
+    async def take_over(self, run_uid: int, error: RunError, *, move: Move) -> RunRecord:
+        """Closes a running run whose code does not end, over its head: fences the attempt and makes the move.
+
+        A run that is not RUNNING any more is left as it is.
+
+        Args:
+            run_uid: The run.
+            error: Why.
+            move: CANCEL or FAIL.
+        """
+        ...
+
+    async def request_cancel(self, run_uid: int, reason: str) -> RunRecord:
+        """Asks for a cancel. A queued or waiting run is cancelled at once; of a running one the wish is recorded, and its
+        executor acts on it; a finished one is left as it is.
+
+        Returns:
+            The run afterwards.
+
+        Raises:
+            NotFound: `run.not_found`.
+        """
+        ...
+
+    async def close_run(self, run_uid: int, error: RunError, *, move: Move) -> RunRecord:
+        """Closes a queued or waiting run: FAIL or CANCEL for a queued one, EXPIRE or CANCEL for a waiting one.
+
+        A run that is not queued or waiting any more is left as it is.
+        """
+        ...
+
+    async def answer(self, run_uid: int, interrupt_id: str, answer: Any, event: Event) -> Answered:
+        """Answers an open interrupt, once.
+
+        The answer and `event` (the function response, by `user`) are stored; a waiting run becomes QUEUED and its count
+        of deaths is reset. The same answer again is a no-op.
+
+        Raises:
+            NotFound: `run.not_found`, `interrupt.not_found`.
+            Conflict: `interrupt.conflict` if another answer is stored; `interrupt.closed` if it was dropped or has expired.
+        """
+        ...
+
+    async def get_run(self, app_name: str, run_id: str, user_id: str | None = None) -> RunRecord:
+        """Reads a run.
+
+        Raises:
+            NotFound: `run.not_found`.
+            InvalidInput: `run.ambiguous` if `user_id` is omitted and two users have a run of this id.
+        """
+        ...
+
+    async def list_runs(self, query: RunQuery, *, limit: int = 100, after: str | None = None) -> Page[RunRecord]:
+        """Lists runs, newest submitted first."""
+        ...
+
+    async def list_interrupts(
+        self,
+        app_name: str,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        run_uid: int | None = None,
+        open_only: bool = True,
+    ) -> list[Interrupt]:
+        """Lists questions to people, oldest first."""
+        ...
+
+    async def list_steps(self, run_uid: int) -> list[Step]:
+        """Lists the journal of a run in the order of completion."""
+        ...
+
+    async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
+        """Lists the agents' events of a run with a `pos` greater than `after`, superseded ones included, by `pos`."""
+        ...
+
+    async def unfinished(self, app_name: str) -> list[RunRecord]:
+        """Lists an app's queued, running and waiting runs in the order of (session, `no`)."""
+        ...
+
+    async def requeue_lost(self, run_uid: int) -> RunRecord:
+        """Moves a running run whose process died back to queued and counts the death.
+
+        A run that is not RUNNING is left as it is.
+        """
+        ...
+
+    async def become_executor(self) -> None:
+        """Claims the right to execute runs of this store for this process; a store that needs no such right does nothing.
+
+        Claiming again is a no-op. Only an executor may `submit`, `begin` and `append`; a store claims by itself at the first of these.
+
+        Raises:
+            Conflict: `store.in_use` if another process has it; the message names its pid.
+        """
+        ...
+
+    async def changes(self) -> list[Change]:
+        """What other processes did since the last call that the executor must act on; empty if nobody else can write."""
+        ...
+
+    async def close(self) -> None:
+        """Gives up the executor's right and closes what the store opened itself. Closing twice is fine."""
+        ...
+
+
+@runtime_checkable
+class Store(SessionService, RunStore, Protocol):
+    """One database behind both seams. Sessions and runs are written in the same transactions, so one class serves both."""

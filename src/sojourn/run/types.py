@@ -1,0 +1,202 @@
+"""Runs and what belongs to them: records, steps, interrupts, frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sojourn.errors import CATEGORIES, SojournError
+from sojourn.event import Event, Partial
+from sojourn.run.status import RunStatus
+from sojourn.session.types import SessionKey
+
+
+@dataclass(slots=True, frozen=True)
+class RunError:
+    """Why a run failed or was cancelled, in the form that is stored."""
+
+    code: str
+    message: str
+    category: str = "AgentError"
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: SojournError) -> RunError:
+        """What is stored of an error."""
+        return cls(error.code, error.message, type(error).__name__, error.retryable)
+
+    def to_exception(self) -> SojournError:
+        """The error again, in its category."""
+        cls = CATEGORIES.get(self.category, SojournError)
+        return cls(self.message, code=self.code, retryable=self.retryable)
+
+
+@dataclass(slots=True, frozen=True)
+class RunRecord:
+    """A run as it is stored.
+
+    Attributes:
+        uid: The store's own key of the run; unlike `id` unique in the whole store. Not for people.
+        id: Its id, unique per (app, user).
+        session_uid: `Session.uid` of its session.
+        no: Number of the run in its session: the order in which runs were submitted.
+        attempt: How often execution has begun; the newest one is the only that may write.
+        deaths: How many attempts ended by the death of their process since the last answer.
+        agent: The agent that has the run; None for the one the session's active agent gives.
+        base_ordinal: Events of the run with a smaller ordinal were written before `agent` took over.
+        transfers: Hand-overs so far.
+        message: What the user said: the event that opens the run in the log, without its numbers.
+        config: `RunConfig.overrides()`.
+        attached: Whether the run ends when its reader leaves.
+        cancel_requested: Why a cancel was asked for, if it was.
+        error: Set when failed or cancelled.
+        last_pos: `pos` of the newest frame.
+        retry_of: Id of the run that this one repeats.
+        usage: Sums of the token counts of its events.
+        created_at, started_at, finished_at: Seconds since the epoch.
+    """
+
+    uid: int
+    id: str
+    app_name: str
+    user_id: str
+    session_id: str
+    session_uid: str
+    no: int
+    status: RunStatus
+    message: Event
+    attempt: int = 0
+    deaths: int = 0
+    agent: str | None = None
+    base_ordinal: int = 0
+    transfers: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    attached: bool = False
+    cancel_requested: str | None = None
+    error: RunError | None = None
+    last_pos: int = 0
+    retry_of: str | None = None
+    usage: dict[str, int] = field(default_factory=dict)
+    custom_metadata: dict[str, Any] | None = None
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def key(self) -> SessionKey:
+        """Its session."""
+        return SessionKey(self.app_name, self.user_id, self.session_id)
+
+
+@dataclass(slots=True, frozen=True)
+class Step:
+    """One journaled side effect of a run.
+
+    Attributes:
+        key: Unique in the run. Steps of agents inside others carry the path of the agent: `tour@1/book:flight`.
+        status: `done` (its result is used again by later attempts) or `failed` (a later attempt tries again).
+        result: What it returned; any JSON value.
+        error: Why it failed.
+        attempt: The attempt that did it.
+    """
+
+    key: str
+    status: Literal["done", "failed"] = "done"
+    result: Any = None
+    error: RunError | None = None
+    attempt: int = 1
+    started_at: float = 0.0
+    finished_at: float = 0.0
+
+
+@dataclass(slots=True, frozen=True)
+class Interrupt:
+    """A question to a person that a run waits for.
+
+    Attributes:
+        id: Unique in the run; the id of the function call that stands in the log for the question.
+        key: The agent's name for the question (with the agent's path, as in `Step.key`).
+        digest: Hash of prompt and schema: another question under the same key is another interrupt.
+        prompt: What to show; any JSON value.
+        schema: JSON schema of the answer; None for any JSON value.
+        status: `open`, `answered`, `expired`, or `dropped` (asked differently since, or the run has ended).
+        expires_at: Seconds since the epoch; None for never.
+    """
+
+    id: str
+    key: str
+    digest: str
+    prompt: Any
+    schema: dict[str, Any] | None = None
+    status: Literal["open", "answered", "expired", "dropped"] = "open"
+    answer: Any = None
+    created_at: float = 0.0
+    expires_at: float | None = None
+    answered_at: float | None = None
+    run_id: str = ""
+    app_name: str = ""
+    user_id: str = ""
+    session_id: str = ""
+
+
+FrameKind = Literal["run.started", "event", "interrupt", "run.completed", "run.failed", "run.cancelled"]
+
+
+@dataclass(slots=True, frozen=True)
+class Frame:
+    """What a reader of a run gets, durably numbered; partials come between frames and have no number.
+
+    Attributes:
+        pos: 1, 2, 3 … without gaps within the run.
+        kind: `run.started`, `event`, `interrupt` (an event that asks a person), or one of the three terminal kinds.
+        run_id: The run.
+        event: Of an `event` or `interrupt` frame.
+        error: Of a failed or cancelled run's terminal frame.
+        timestamp: Seconds since the epoch.
+    """
+
+    pos: int
+    kind: FrameKind
+    run_id: str
+    event: Event | None = None
+    error: RunError | None = None
+    timestamp: float = 0.0
+
+    partial = False
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows."""
+        return self.kind in _TERMINAL_KINDS
+
+
+_TERMINAL_KINDS = ("run.completed", "run.failed", "run.cancelled")
+
+FrameOrPartial = Frame | Partial
+
+
+def event_frame(event: Event) -> Frame:
+    """The frame of a stored event of an agent."""
+    kind: FrameKind = "interrupt" if event.long_running_tool_ids else "event"
+    return Frame(event.pos or 0, kind, event.run_id, event, None, event.timestamp)
+
+
+def started_frame(record: RunRecord) -> Frame:
+    """The first frame of a run that has begun."""
+    return Frame(1, "run.started", record.id, None, None, record.started_at or 0.0)
+
+
+def terminal_frame(record: RunRecord) -> Frame:
+    """The one terminal frame of a finished run, made from its record."""
+    kind: FrameKind = f"run.{record.status.value}"  # type: ignore[assignment]
+    return Frame(record.last_pos, kind, record.id, None, record.error, record.finished_at or 0.0)
+
+
+@dataclass(slots=True, frozen=True)
+class RunQuery:
+    """Which runs to list."""
+
+    app_name: str
+    user_id: str | None = None
+    session_id: str | None = None
+    status: tuple[RunStatus, ...] = ()

@@ -1,0 +1,216 @@
+"""State: a session's keys and values, in four scopes told apart by prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sojourn import jsonvalue
+from sojourn.errors import InvalidInput
+from sojourn.event import EventActions
+from sojourn.ids import check_id
+
+APP = "app:"
+USER = "user:"
+TEMP = "temp:"
+
+
+def check_key(key: object) -> str:
+    """Returns `key` if it may name a state value: 1 to 256 bytes of text without control characters.
+
+    Raises:
+        InvalidInput: `state.invalid_key`.
+    """
+    try:
+        text = check_id(key, "state key")
+    except InvalidInput as error:
+        raise InvalidInput(error.message, code="state.invalid_key") from None
+    if text in (APP, USER, TEMP):
+        raise InvalidInput(f"state key {text!r} is only a scope; add a name", code="state.invalid_key")
+    return text
+
+
+@dataclass(slots=True)
+class StateDelta:
+    """Changes of state: at most one kind of change per key."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    deleted: dict[str, None] = field(default_factory=dict)
+    increments: dict[str, int | float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.values or self.deleted or self.increments)
+
+    @classmethod
+    def of(cls, actions: EventActions) -> StateDelta:
+        """The changes that an event makes, without `temp:` keys.
+
+        Raises:
+            InvalidInput: `state.invalid_key`, `json.invalid`, or `state.conflicting_delta` if a key is in two fields.
+        """
+        delta = cls()
+        for key, value in actions.state_delta.items():
+            delta.put(key, value)
+        for key in actions.state_deleted:
+            if key in delta.values:
+                raise _conflicting(key)
+            delta.deleted[check_key(key)] = None
+        for key, by in actions.state_increments.items():
+            if key in delta.values or key in delta.deleted:
+                raise _conflicting(key)
+            delta.increments[check_key(key)] = check_number(by)
+        return delta.durable()
+
+    @classmethod
+    def of_values(cls, values: dict[str, Any] | None) -> StateDelta:
+        """Sets all of `values`."""
+        delta = cls()
+        for key, value in (values or {}).items():
+            delta.put(key, value)
+        return delta
+
+    def put(self, key: str, value: Any) -> None:
+        """Sets a key."""
+        check_key(key)
+        self.values[key] = jsonvalue.copy(value, where=f"state[{key!r}]")
+        self.deleted.pop(key, None)
+        self.increments.pop(key, None)
+
+    def delete(self, key: str) -> None:
+        """Deletes a key."""
+        self.values.pop(key, None)
+        self.increments.pop(key, None)
+        self.deleted[check_key(key)] = None
+
+    def increment(self, key: str, by: int | float) -> None:
+        """Adds to a key's number."""
+        check_key(key)
+        check_number(by)
+        if key in self.values:
+            self.values[key] = check_number(self.values[key]) + by
+        elif key in self.deleted:
+            del self.deleted[key]
+            self.values[key] = by
+        else:
+            self.increments[key] = self.increments.get(key, 0) + by
+
+    def durable(self) -> StateDelta:
+        """These changes without those of `temp:` keys, which live only as long as the attempt."""
+        if not any(k.startswith(TEMP) for group in (self.values, self.deleted, self.increments) for k in group):
+            return self
+        return StateDelta(
+            {k: v for k, v in self.values.items() if not k.startswith(TEMP)},
+            {k: v for k, v in self.deleted.items() if not k.startswith(TEMP)},
+            {k: v for k, v in self.increments.items() if not k.startswith(TEMP)},
+        )
+
+    def as_actions(self) -> dict[str, Any]:
+        """The fields of `EventActions` that carry these changes; empty fields are left out."""
+        fields: dict[str, Any] = {}
+        if self.values:
+            fields["state_delta"] = self.values
+        if self.deleted:
+            fields["state_deleted"] = tuple(self.deleted)
+        if self.increments:
+            fields["state_increments"] = self.increments
+        return fields
+
+
+def _conflicting(key: str) -> InvalidInput:
+    return InvalidInput(
+        f"state key {key!r} is changed in two ways by one event; set, delete or increment it",
+        code="state.conflicting_delta",
+    )
+
+
+def check_number(value: Any) -> int | float:
+    """Returns `value` if it is a finite number.
+
+    Raises:
+        InvalidInput: `state.not_a_number`.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0:
+        return value
+    raise InvalidInput(f"state can only be incremented by and from numbers, not {value!r}", code="state.not_a_number")
+
+
+class State(MutableMapping[str, Any]):
+    """State as an agent sees it: the snapshot at the start of the run, and its own writes on top.
+
+    Reading gives copies: to change a list, change the copy and assign it. Writes are checked at once and stored with the
+    next event. Keys without prefix belong to the session, `user:` keys to all of the user's sessions, `app:` keys to
+    everybody; `temp:` keys live until the attempt ends and are never stored.
+
+    Args:
+        snapshot: All keys as they are stored.
+    """
+
+    def __init__(self, snapshot: dict[str, Any] | None = None) -> None:
+        self._seen: dict[str, Any] = snapshot if snapshot is not None else {}
+        self._pending: StateDelta | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._seen[key]
+        return jsonvalue.copy(value) if isinstance(value, dict | list) else value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        pending = self._changes()
+        pending.put(key, value)
+        self._seen[key] = pending.values[key]
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self._seen:
+            raise KeyError(key)
+        self._changes().delete(key)
+        del self._seen[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._seen))
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __repr__(self) -> str:
+        return f"State({self._seen!r})"
+
+    def increment(self, key: str, by: int | float = 1) -> int | float:
+        """Adds to a number, atomically across sessions; a missing key counts as 0.
+
+        Returns:
+            The value as this run sees it. What is stored may be larger if others increment the same key.
+
+        Raises:
+            InvalidInput: `state.not_a_number` if the key holds something else or `by` is not a finite number.
+        """
+        value = check_number(self._seen.get(key, 0)) + check_number(by)
+        self._changes().increment(key, by)
+        self._seen[key] = value
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """A copy of all keys and values."""
+        return {k: self[k] for k in self._seen}
+
+    def take(self) -> StateDelta | None:
+        """Returns the writes since the last call and forgets that they are pending; for the runner."""
+        pending, self._pending = self._pending, None
+        return pending
+
+    def apply(self, delta: StateDelta) -> None:
+        """Takes over changes that somebody else (an event's own actions) makes; for the runner."""
+        for key, value in delta.values.items():
+            self._seen[key] = value
+        for key in delta.deleted:
+            self._seen.pop(key, None)
+        for key, by in delta.increments.items():
+            self._seen[key] = check_number(self._seen.get(key, 0)) + by
+
+    def overlay(self) -> State:
+        """A state that starts from what this one shows and keeps its writes to itself; for parallel branches."""
+        return State(dict(self._seen))
+
+    def _changes(self) -> StateDelta:
+        if self._pending is None:
+            self._pending = StateDelta()
+        return self._pending
