@@ -1,14 +1,14 @@
 """Content and its parts: what people and agents say, as values.
 
 The wire form is google-adk's (google-genai's `Content`): camelCase keys, absent fields left out, bytes as base64.
-Snake case is accepted on input.
+Snake case is accepted on input, and null for a field that is absent.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from sojourn.jsonvalue import JsonValue
@@ -24,7 +24,9 @@ class Value(BaseModel):
         populate_by_name=True,
         ser_json_bytes="base64",
         val_json_bytes="base64",
-        ser_json_inf_nan="constants",
+        allow_inf_nan=False,
+        # Beyond any text there is: with a bound, pydantic looks at the text and refuses lone surrogates, which no store takes.
+        str_max_length=2**40,
     )
 
     def to_json(self) -> str:
@@ -34,6 +36,15 @@ class Value(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """The wire form as a dict."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def null_means(absent: Any) -> BeforeValidator:
+    """For a field that has a default other than None: null, which google-adk's clients may send, counts as `absent`."""
+    return BeforeValidator(lambda value: absent if value is None else value)
+
+
+Flag = Annotated[bool, null_means(False)]
+JsonObject = Annotated[dict[str, JsonValue], null_means({})]
 
 
 class Blob(Value):
@@ -57,7 +68,7 @@ class FunctionCall(Value):
 
     id: str | None = None
     name: str
-    args: dict[str, JsonValue] = Field(default_factory=dict)
+    args: JsonObject = Field(default_factory=dict)
 
 
 class FunctionResponse(Value):
@@ -65,7 +76,7 @@ class FunctionResponse(Value):
 
     id: str | None = None
     name: str
-    response: dict[str, JsonValue] = Field(default_factory=dict)
+    response: JsonObject = Field(default_factory=dict)
 
 
 class Part(Value):
@@ -76,7 +87,7 @@ class Part(Value):
     """
 
     text: str | None = None
-    thought: bool = False
+    thought: Flag = False
     inline_data: Blob | None = None
     file_data: FileData | None = None
     function_call: FunctionCall | None = None

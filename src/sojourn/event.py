@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import AliasChoices, Field, PrivateAttr
 
-from sojourn.content import Content, FunctionCall, FunctionResponse, Part, Value
-from sojourn.jsonvalue import JsonValue
+from sojourn.content import Content, Flag, FunctionCall, FunctionResponse, JsonObject, Part, Value, null_means
+from sojourn.jsonvalue import JsonNumber, JsonValue
+
+
+class _Nothing(dict[str, Any]):
+    """The empty value of a field that was not given: one for all events, so nobody may write into it."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("an event does not change; give the field when you make it: EventActions(state_delta={...})")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __deepcopy__(self, memo: Any) -> _Nothing:
+        return self
+
+
+_NOTHING = _Nothing()
+
+
+def _nothing() -> dict[str, Any]:
+    return _NOTHING
+
+
+_Names = Annotated[tuple[str, ...], null_means(())]
+_Count = Annotated[int, null_means(0)]
 
 
 class EventActions(Value):
@@ -28,16 +51,16 @@ class EventActions(Value):
         summary_until: This event sums up the session up to and including that `seq`; history windows start with it.
     """
 
-    state_delta: dict[str, JsonValue] = Field(default_factory=dict)
-    state_deleted: tuple[str, ...] = ()
-    state_increments: dict[str, int | float] = Field(default_factory=dict)
-    artifact_delta: dict[str, int] = Field(default_factory=dict)
+    state_delta: JsonObject = Field(default_factory=_nothing)
+    state_deleted: _Names = ()
+    state_increments: Annotated[dict[str, JsonNumber], null_means({})] = Field(default_factory=_nothing)
+    artifact_delta: Annotated[dict[str, int], null_means({})] = Field(default_factory=_nothing)
     transfer_to_agent: str | None = None
-    escalate: bool = False
-    skip_summarization: bool = False
-    end_of_agent: bool = False
-    requested_auth_configs: dict[str, JsonValue] = Field(default_factory=dict)
-    requested_tool_confirmations: dict[str, JsonValue] = Field(default_factory=dict)
+    escalate: Flag = False
+    skip_summarization: Flag = False
+    end_of_agent: Flag = False
+    requested_auth_configs: JsonObject = Field(default_factory=_nothing)
+    requested_tool_confirmations: JsonObject = Field(default_factory=_nothing)
     summary_until: int | None = None
 
     @property
@@ -49,11 +72,11 @@ class EventActions(Value):
 class Usage(Value):
     """Tokens spent on an event."""
 
-    prompt_token_count: int = 0
-    candidates_token_count: int = 0
-    total_token_count: int = 0
-    cached_content_token_count: int = 0
-    thoughts_token_count: int = 0
+    prompt_token_count: _Count = 0
+    candidates_token_count: _Count = 0
+    total_token_count: _Count = 0
+    cached_content_token_count: _Count = 0
+    thoughts_token_count: _Count = 0
 
 
 USER = "user"
@@ -105,11 +128,11 @@ class Event(Value):
     content: Content | None = None
     output: JsonValue = None
     actions: EventActions = Field(default_factory=EventActions)
-    partial: bool = False
-    interrupted: bool = False
+    partial: Flag = False
+    interrupted: Flag = False
     error_code: str | None = None
     error_message: str | None = None
-    long_running_tool_ids: tuple[str, ...] = ()
+    long_running_tool_ids: _Names = ()
     branch: str | None = None
     usage_metadata: Usage | None = None
     custom_metadata: dict[str, JsonValue] | None = None
@@ -187,9 +210,16 @@ class Event(Value):
         copy._delta = delta
         return copy
 
+    def __eq__(self, other: object) -> bool:
+        # What a reader has been given of it already does not make it another event.
+        return self.__dict__ == other.__dict__ if isinstance(other, Event) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def _immutable(self) -> bool:
         # Fields are frozen and tuples are immutable: only dicts and lists of JSON can be changed from outside.
-        if self.output.__class__ in _CONTAINERS or self.custom_metadata or self.actions.model_fields_set:
+        if self.output.__class__ in _CONTAINERS or self.custom_metadata is not None or self.actions.model_fields_set:
             return False
         return self.content is None or all(p.function_call is None and p.function_response is None for p in self.content.parts)
 

@@ -33,7 +33,7 @@ def check_id(value: object, what: str) -> str:
         raise InvalidInput(f"{what} has {size} bytes; at most {MAX_ID_BYTES} are allowed", code="id.invalid")
     if any(unicodedata.category(c) == "Cc" for c in value):
         raise InvalidInput(f"{what} {value!r} holds a control character", code="id.invalid")
-    return str(value)
+    return str.__str__(value)
 
 
 def check_artifact_name(name: object) -> str:

@@ -2,21 +2,25 @@
 
 Every backend stores what `encode` gives, so a value that one backend would refuse is refused by all of them
 (NaN and the infinities, lone surrogates, keys that are not text, objects of other types), and what comes back is
-equal to what went in: NUL, emoji and integers of any size included.
+equal to what went in: NUL, emoji and integers of thousands of digits included.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StrictFloat, StrictInt
 
 from sojourn.errors import InvalidInput
 
 MAX_DEPTH = 100
 """Nesting beyond this is refused: some readers of the log would overflow their stack on it."""
+
+MAX_INT_BITS = 14_000
+"""Larger integers are refused: Python itself refuses to read or write more than 4,300 digits."""
 
 
 def copy(value: Any, *, where: str = "value", depth: int = 0) -> Any:
@@ -36,7 +40,7 @@ def copy(value: Any, *, where: str = "value", depth: int = 0) -> Any:
     if kind is str:
         return _text(value, where)
     if kind is int:
-        return value
+        return value if value.bit_length() <= MAX_INT_BITS else _too_large(where)
     if kind is float:
         if math.isfinite(value):
             return value
@@ -48,14 +52,28 @@ def copy(value: Any, *, where: str = "value", depth: int = 0) -> Any:
     if kind is list or kind is tuple:
         return [copy(v, where=where, depth=depth + 1) for v in value]
     # Subclasses (StrEnum, IntEnum, NamedTuple, OrderedDict …) are taken as what they extend.
-    bases: tuple[type[Any], ...] = (str, int, float, dict, list, tuple)
-    for base in bases:
+    for base, plain in _PLAIN:
         if isinstance(value, base):
-            return copy(base(value), where=where, depth=depth)
+            return copy(plain(value), where=where, depth=depth)
     raise InvalidInput(
         f"{where} is a {kind.__name__}, which is not a JSON value; convert it to text, numbers, lists and dicts",
         code="json.invalid",
     )
+
+
+# The value that a subclass extends, whatever it makes of `str()` or `int()`: `str(E.A)` of an `(str, Enum)` is "E.A".
+_PLAIN: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (dict, dict),
+    (list, list),
+    (tuple, list),
+)
+
+
+def _too_large(where: str) -> NoReturn:
+    raise InvalidInput(f"{where} is an integer of more than {MAX_INT_BITS} bits; store it as text", code="json.invalid")
 
 
 def _text(value: str, where: str) -> str:
@@ -69,7 +87,7 @@ def _text(value: str, where: str) -> str:
 
 def _key(key: Any, where: str) -> str:
     if isinstance(key, str):
-        return _text(str(key), where)
+        return _text(str.__str__(key), where)
     raise InvalidInput(f"{where} has the key {key!r}; JSON keys are text", code="json.invalid")
 
 
@@ -97,3 +115,6 @@ def _validated(value: Any) -> Any:
 
 JsonValue = Annotated[Any, AfterValidator(_validated)]
 """A field that holds a JSON value; the model keeps a copy of its own."""
+
+JsonNumber = Annotated[StrictInt | StrictFloat, AfterValidator(_validated)]
+"""A field that holds a number."""

@@ -33,7 +33,8 @@ class Platform:
         return os.urandom(n)
 
 
-_current: Platform = Platform()
+_REAL = Platform()
+_current: Platform = _REAL
 
 
 def now() -> float:
@@ -49,6 +50,11 @@ def monotonic() -> float:
 def random() -> float:
     """A random number in [0, 1)."""
     return _current.random()
+
+
+def is_virtual() -> bool:
+    """Whether a test owns time: it passes without the world's clock then, and no thread may watch it."""
+    return _current is not _REAL
 
 
 def new_id() -> str:

@@ -1,0 +1,1 @@
+"""Artifacts: their types, the seam, and the services that keep them."""

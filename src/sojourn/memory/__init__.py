@@ -1,0 +1,1 @@
+"""Memory: its types, the seam, and the services that keep it."""

@@ -23,12 +23,13 @@ class NewRun:
     Attributes:
         id: Its id.
         key: Its session, which is created if missing (unless `create_session` is false).
-        message: What the user said, as an event by `user` with id, run id and timestamp; stored as ordinal 0 when the
-            first attempt begins.
+        message: What the user said, as an event by `user` with id, run id and timestamp; stored as ordinal 0 of branch None
+            when the first attempt begins. Its changes of state are made with it and belong to the state that the run found.
         config: `RunConfig.overrides()`.
         attached: Whether the run ends when its reader leaves.
         reject_if_busy: Refuse if another run of the session is queued or running.
-        retry_of: Id of a finished run of the same session that this one repeats; its events no longer count then.
+        retry_of: Id of a finished run of the same session that this one repeats; its events no longer count then, but what
+            they changed in the state stays.
         custom_metadata: Kept on the record.
     """
 
@@ -48,8 +49,8 @@ class Begun(NamedTuple):
 
     Attributes:
         record: With the attempt's number.
-        session: The session with the state *that the run found*: the stored state, without what earlier attempts since
-            the last hand-over wrote, and no events.
+        session: The session with the state *that the run found*: the stored state, with every key that attempts since the
+            last hand-over set or deleted as it was before, less what they added to numbers, and no events.
         steps: The journal so far.
         interrupts: The questions so far.
     """
@@ -88,16 +89,19 @@ class Batch:
     Attributes:
         events: New events in order, with everything but `seq` and `pos`; `ordinal`, `branch` and `attempt` are their
             identity.
-        steps: Steps done or failed.
-        interrupts: Questions asked; each comes with an event that holds its function call.
-        state: Changes of state that no event carries.
+        steps: Steps done or failed; each replaces the one with its key.
+        interrupts: Questions asked; each comes with an event that holds its function call. One whose id is known is left as
+            it is.
+        state: Changes of state that no event carries; they go with the run's newest event.
         move: What happens to the run: WAIT, REQUEUE, COMPLETE, FAIL or CANCEL; None for nothing.
         error: Why, for FAIL and CANCEL.
         died: With REQUEUE: the attempt ended by the death of its process (counted); else by a shutdown (not counted).
         agent: The agent that takes over the run; the session's active agent from now on. What the run wrote so far
-            becomes the ground that later attempts stand on: the event that hands over is the last of the batch.
-        live: Per branch (None for none), the next ordinal of the attempt; with a terminal move or WAIT, stored events of
-            earlier attempts from there on (0 for a branch that is not named) are superseded. None leaves them alone.
+            becomes the ground that later attempts stand on: the event that hands over is the last of the batch, and
+            `base_ordinal` the one after it.
+        live: Per branch (None for none), the next ordinal of the attempt; with a terminal move or WAIT, events that earlier
+            attempts stored since the last hand-over from there on (0 for a branch that is not named; never the message)
+            are superseded, and what they changed is put back as in the identity rule. None leaves them alone.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -116,7 +120,8 @@ class Appended(NamedTuple):
 
     Attributes:
         events: The batch's events in order, with their numbers; `None` in place of one that was stored already by
-            an earlier attempt and is equal, which must not be forwarded again.
+            an earlier attempt and is equal, which must not be forwarded again. One that this very attempt has
+            stored before (the caller repeats an append whose reply was lost) comes with its numbers.
         record: The run after the append.
     """
 
@@ -157,14 +162,26 @@ class RunStore(Protocol):
       `Fenced` and changes nothing.
     - **Identity**: an event is identified by (run, branch, ordinal). If an event that counts is stored under the same
       identity and `same_as` holds, the new one is not stored. If it differs and was stored by an earlier attempt,
-      the stored one and everything the run wrote after it (same branch or branches below) is superseded: it stays in
-      the log, does not count any more, and what its deltas changed is put back where nobody else has written since;
-      the new event carries `supersedes`. If it differs and is this attempt's own: `Conflict`, `event.conflict`.
+      the stored one and everything that earlier attempts wrote after it (same branch or branches below) is superseded: it
+      stays in the log, does not count any more, and what its deltas changed is put back where nobody else has written
+      since; the new event carries `supersedes`. If it differs and is this attempt's own, or the user's message:
+      `Conflict`, `event.conflict`. The events of a batch are taken one after the other, each seeing what those before
+      it did.
+    - **Put back**: a key that still holds the very value that was written gets the one before (or is absent again); an
+      increment is subtracted from another number, unless a set or delete by this run that stays came after it; anything
+      else is left. Values are compared as JSON: 1, 1.0 and true differ.
+    - **Answers go with their call**: the event of an answer counts as long as the call it answers.
     - **The outcome is known**: if the caller is cancelled while the store commits, the call waits until the outcome is
       known before it raises. A failed commit is `Unavailable` and has changed nothing.
     - **Moves** follow `sojourn.run.status`; an illegal one is `Conflict`, `run.illegal_move`.
-    - A run that gets a terminal status drops its open interrupts; its steps stay readable.
+    - A run that gets a terminal status drops its open interrupts (with EXPIRE, those whose time has passed are `expired`);
+      its steps stay readable. The terminal frame takes the next `pos`.
+    - A `run_uid` is never used again. A method that is given one it does not know raises `NotFound`, `run.not_found`;
+      `append` raises `Fenced`.
     """
+
+    shared: bool
+    """Whether other processes can write to the store, so that an executor must look at `changes`."""
 
     async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
         """Records a run, with its session if that is missing.
@@ -181,20 +198,27 @@ class RunStore(Protocol):
         Raises:
             Conflict: `run.conflict` if the id is known with another session or message; `session.busy` with
                 `reject_if_busy`.
+            Conflict: `run.not_finished` if `retry_of` has not ended.
             NotFound: `session.not_found` without `create_session`; `run.not_found` for an unknown `retry_of`.
+            InvalidInput: `id.invalid`, `json.invalid`, `state.*`.
         """
         ...
 
     async def begin(self, run_uid: int) -> Begun:
-        """Begins the next attempt of a queued run; with the first, the message is appended to the log.
+        """Begins the next attempt of a queued run.
+
+        With the first, the message is appended to the log and the session's active agent becomes the run's.
 
         A queued run for which a cancel was requested is closed as cancelled instead.
 
         Returns:
-            The run, its state and journal. If `record.status` is not RUNNING there is nothing to execute.
+            The run, its state and journal. If `record.status` is not RUNNING there is nothing to execute: the run waits, has
+            ended or was closed by this call.
 
         Raises:
             NotFound: `run.not_found` (its session was deleted).
+            Conflict: `run.illegal_move` if the run is RUNNING: an attempt is under way.
+            InvalidInput: `state.not_a_number` if the message increments something else.
         """
         ...
 
@@ -202,8 +226,8 @@ class RunStore(Protocol):
         """Appends what an attempt wrote.
 
         `temp:` keys are dropped. With move WAIT, the run becomes QUEUED instead of WAITING if one of its interrupts has
-        been answered meanwhile. Token counts in `usage_metadata` are added to the record. An interrupt whose key is known with another digest
-        drops the older one. With a terminal move, the terminal frame takes the next `pos`.
+        been answered since the attempt began. Token counts in `usage_metadata` of events that are stored are added to the
+        record. An interrupt whose key is known with another digest drops the older one if that is open.
 
         Raises:
             Fenced: `run.fenced`.
@@ -221,12 +245,17 @@ class RunStore(Protocol):
             run_uid: The run.
             error: Why.
             move: CANCEL or FAIL.
+
+        Raises:
+            Conflict: `run.illegal_move` for another move of a running run.
         """
         ...
 
     async def request_cancel(self, run_uid: int, reason: str) -> RunRecord:
-        """Asks for a cancel. A queued or waiting run is cancelled at once; of a running one the wish is recorded, and its
-        executor acts on it; a finished one is left as it is.
+        """Asks for a cancel.
+
+        A queued or waiting run is cancelled at once; of a running one the wish is recorded, and its executor acts on it; a
+        finished one is left as it is. The first reason stays.
 
         Returns:
             The run afterwards.
@@ -240,18 +269,23 @@ class RunStore(Protocol):
         """Closes a queued or waiting run: FAIL or CANCEL for a queued one, EXPIRE or CANCEL for a waiting one.
 
         A run that is not queued or waiting any more is left as it is.
+
+        Raises:
+            Conflict: `run.illegal_move` for another move of a queued or waiting run.
         """
         ...
 
     async def answer(self, run_uid: int, interrupt_id: str, answer: Any, event: Event) -> Answered:
         """Answers an open interrupt, once.
 
-        The answer and `event` (the function response, by `user`) are stored; a waiting run becomes QUEUED and its count
-        of deaths is reset. The same answer again is a no-op.
+        The answer and `event` (the function response, by `user`, without `ordinal` and `pos`) are stored; a waiting run
+        becomes QUEUED. The run's count of deaths is reset, and it is detached (`attached` false): whoever started it has
+        left. The same answer again is a no-op.
 
         Raises:
             NotFound: `run.not_found`, `interrupt.not_found`.
             Conflict: `interrupt.conflict` if another answer is stored; `interrupt.closed` if it was dropped or has expired.
+            InvalidInput: `json.invalid`.
         """
         ...
 
@@ -265,7 +299,11 @@ class RunStore(Protocol):
         ...
 
     async def list_runs(self, query: RunQuery, *, limit: int = 100, after: str | None = None) -> Page[RunRecord]:
-        """Lists runs, newest submitted first."""
+        """Lists runs, newest submitted first; pages are those of `list_sessions`.
+
+        Raises:
+            InvalidInput: `page.invalid`.
+        """
         ...
 
     async def list_interrupts(
@@ -281,15 +319,19 @@ class RunStore(Protocol):
         ...
 
     async def list_steps(self, run_uid: int) -> list[Step]:
-        """Lists the journal of a run in the order of completion."""
+        """Lists the journal of a run in the order in which its steps were appended last."""
         ...
 
     async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
-        """Lists the agents' events of a run with a `pos` greater than `after`, superseded ones included, by `pos`."""
+        """Lists the agents' events of a run with a `pos` greater than `after`, superseded ones included, by `pos`.
+
+        Raises:
+            InvalidInput: `page.invalid` for a limit outside of 1 to 1,000.
+        """
         ...
 
     async def unfinished(self, app_name: str) -> list[RunRecord]:
-        """Lists an app's queued, running and waiting runs in the order of (session, `no`)."""
+        """Lists an app's queued, running and waiting runs in the order of (session key, `no`)."""
         ...
 
     async def requeue_lost(self, run_uid: int) -> RunRecord:
@@ -302,7 +344,8 @@ class RunStore(Protocol):
     async def become_executor(self) -> None:
         """Claims the right to execute runs of this store for this process; a store that needs no such right does nothing.
 
-        Claiming again is a no-op. Only an executor may `submit`, `begin` and `append`; a store claims by itself at the first of these.
+        Claiming again is a no-op. Only an executor may `submit`, `begin` and `append`; a store claims by itself at the
+        first of these.
 
         Raises:
             Conflict: `store.in_use` if another process has it; the message names its pid.

@@ -42,7 +42,8 @@ class RunRecord:
         no: Number of the run in its session: the order in which runs were submitted.
         attempt: How often execution has begun; the newest one is the only that may write.
         deaths: How many attempts ended by the death of their process since the last answer.
-        agent: The agent that has the run; None for the one the session's active agent gives.
+        agent: The agent that has the run: the session's active agent when the first attempt began, then whoever it was
+            handed to; None for the root agent.
         base_ordinal: Events of the run with a smaller ordinal were written before `agent` took over.
         transfers: Hand-overs so far.
         message: What the user said: the event that opens the run in the log, without its numbers.

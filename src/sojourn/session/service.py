@@ -14,7 +14,9 @@ class SessionService(Protocol):
 
     Rules for all methods:
 
-    - Ids are checked first (`InvalidInput`, `id.invalid`); values are checked before anything is written.
+    - Ids are checked first (`InvalidInput`, `id.invalid`), those of filters too; values are checked before anything is
+      written.
+    - Ids are compared character by character: no case folding, normalization or trimming.
     - What goes in or comes out is a copy: changing an argument afterwards, or a result, changes nothing stored.
     - Each write is atomic. When a call returns, the write is as durable as the backend promises.
     - Cancelling a call that writes may or may not prevent the write; it never leaves half of it.
@@ -47,10 +49,11 @@ class SessionService(Protocol):
             app_name: The app.
             user_id: The user.
             session_id: Its id.
-            events: How many of the newest events that count to include.
+            events: How many of the newest events that count to include, whether a summary covers them or not.
 
         Raises:
             NotFound: `session.not_found`.
+            InvalidInput: `page.invalid` for a negative number.
         """
         ...
 
@@ -58,6 +61,8 @@ class SessionService(Protocol):
         self, *, app_name: str, user_id: str | None = None, limit: int = 100, after: str | None = None
     ) -> Page[Session]:
         """Lists sessions, newest created first, without state and events.
+
+        A session created or deleted between two pages neither repeats nor hides another.
 
         Args:
             app_name: The app.
@@ -79,7 +84,7 @@ class SessionService(Protocol):
         state_delta: dict[str, Any] | None = None,
         state_deleted: list[str] | None = None,
     ) -> Session:
-        """Sets and deletes state keys from outside a run.
+        """Sets and deletes state keys from outside a run; a key in both arguments is deleted.
 
         The change is visible to runs that start afterwards; a run under way keeps its snapshot and wins or loses key by
         key, by who writes last.
@@ -120,6 +125,7 @@ class SessionService(Protocol):
 
         Raises:
             NotFound: `session.not_found`.
+            InvalidInput: `page.invalid`.
         """
         ...
 
@@ -128,14 +134,17 @@ class SessionService(Protocol):
 
         Args:
             key: The session.
-            limit: How many of the newest events; None for all. Where a summary is recorded, the window never reaches
-                back beyond the events that the newest one sums up.
+            limit: How many of the newest events; None for all. Where a summary is recorded, the window holds only events
+                with a greater `seq` than the newest summary's `summary_until`.
 
         Returns:
-            The window, and the events pinned to it: function calls without a response yet, function calls whose
-            response is in the window, and the newest summary, where these lie before the window.
+            The window, and the events pinned to it where they lie before it: function calls without a response yet, the
+            newest summary, and whatever it takes that no call or response in window and pins is without its other half.
+            All of them count. A call is answered by every response with its id up to the next call with that id; calls
+            and responses without an id belong to nothing.
 
         Raises:
             NotFound: `session.not_found`.
+            InvalidInput: `page.invalid` for a negative limit.
         """
         ...

@@ -88,12 +88,12 @@ class StateDelta:
         check_key(key)
         check_number(by)
         if key in self.values:
-            self.values[key] = check_number(self.values[key]) + by
+            self.values[key] = add(self.values[key], by)
         elif key in self.deleted:
             del self.deleted[key]
             self.values[key] = by
         else:
-            self.increments[key] = self.increments.get(key, 0) + by
+            self.increments[key] = add(self.increments.get(key, 0), by)
 
     def durable(self) -> StateDelta:
         """These changes without those of `temp:` keys, which live only as long as the attempt."""
@@ -125,14 +125,30 @@ def _conflicting(key: str) -> InvalidInput:
 
 
 def check_number(value: Any) -> int | float:
-    """Returns `value` if it is a finite number.
+    """Returns `value` if it is a number that can be stored: finite, and no integer of thousands of digits.
 
     Raises:
         InvalidInput: `state.not_a_number`.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0:
-        return value
-    raise InvalidInput(f"state can only be incremented by and from numbers, not {value!r}", code="state.not_a_number")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidInput(f"state can only be incremented by and from numbers, not {value!r}", code="state.not_a_number")
+    try:
+        number: int | float = jsonvalue.copy(value, where="a number in state")
+    except InvalidInput as error:
+        raise InvalidInput(error.message, code="state.not_a_number") from None
+    return number
+
+
+def add(value: Any, by: Any) -> int | float:
+    """Returns the sum of two numbers that is stored after an increment.
+
+    Raises:
+        InvalidInput: `state.not_a_number` if one of the two, or the sum, is not a number that can be stored.
+    """
+    try:
+        return check_number(check_number(value) + check_number(by))
+    except OverflowError:
+        raise InvalidInput(f"{value!r} and {by!r} have no sum that can be stored", code="state.not_a_number") from None
 
 
 class State(MutableMapping[str, Any]):
@@ -149,6 +165,8 @@ class State(MutableMapping[str, Any]):
     def __init__(self, snapshot: dict[str, Any] | None = None) -> None:
         self._seen: dict[str, Any] = snapshot if snapshot is not None else {}
         self._pending: StateDelta | None = None
+        # Of an overlay: the changes that were stored, for whoever it is joined to.
+        self._stored: list[StateDelta] | None = None
 
     def __getitem__(self, key: str) -> Any:
         value = self._seen[key]
@@ -183,7 +201,7 @@ class State(MutableMapping[str, Any]):
         Raises:
             InvalidInput: `state.not_a_number` if the key holds something else or `by` is not a finite number.
         """
-        value = check_number(self._seen.get(key, 0)) + check_number(by)
+        value = add(self._seen.get(key, 0), by)
         self._changes().increment(key, by)
         self._seen[key] = value
         return value
@@ -204,11 +222,37 @@ class State(MutableMapping[str, Any]):
         for key in delta.deleted:
             self._seen.pop(key, None)
         for key, by in delta.increments.items():
-            self._seen[key] = check_number(self._seen.get(key, 0)) + by
+            self._seen[key] = add(self._seen.get(key, 0), by)
+
+    def write(self, delta: StateDelta) -> None:
+        """Makes all changes of a delta as writes of this state's own; for the runner."""
+        for key, value in delta.values.items():
+            self[key] = value
+        for key in delta.deleted:
+            if key in self._seen:
+                del self[key]
+        for key, by in delta.increments.items():
+            self.increment(key, by)
+
+    def stored(self, delta: StateDelta) -> None:
+        """Notes that changes are on their way to the store with an event; for the runner."""
+        if self._stored is not None:
+            self._stored.append(delta)
 
     def overlay(self) -> State:
         """A state that starts from what this one shows and keeps its writes to itself; for parallel branches."""
-        return State(dict(self._seen))
+        overlay = State(dict(self._seen))
+        overlay._stored = []
+        return overlay
+
+    def join(self, overlay: State) -> None:
+        """Takes over what an overlay of this state has written; for the runner."""
+        for delta in overlay._stored or ():
+            self.apply(delta)
+            self.stored(delta)
+        pending = overlay.take()
+        if pending:
+            self.write(pending)
 
     def _changes(self) -> StateDelta:
         if self._pending is None:

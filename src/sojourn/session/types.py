@@ -47,7 +47,8 @@ class Session(Value):
         event_count: How many events were ever appended; the `seq` of the newest.
         active_agent: The agent that the next run starts with; None for the root agent.
         created_at: Seconds since the epoch.
-        updated_at: Seconds since the epoch, of the last write.
+        updated_at: Seconds since the epoch, when the session was created or patched, a run's message or answer was logged,
+            or a run appended, whichever came last.
     """
 
     app_name: str

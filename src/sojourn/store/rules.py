@@ -1,22 +1,62 @@
-"""What every store checks and says in the same way."""
+"""What every store checks, decides and says in the same way."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Container, Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from sojourn import jsonvalue, platform
 from sojourn.errors import AlreadyExists, Conflict, Fenced, InvalidInput, NotFound
+from sojourn.ids import check_id
+from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Fence, NewRun
 from sojourn.run.types import Interrupt, RunError, RunRecord
+from sojourn.session.state import APP, USER, StateDelta, check_key, check_number
 from sojourn.session.types import SessionKey
 
 MAX_PAGE = 1000
+
+MISSING: Any = object()
+"""In place of a value: the key is absent."""
+
+# -- what is checked ----------------------------------------------------------------------------------------------------
+
+
+def check_ids(*, app_name: str, user_id: str | None = None, session_id: str | None = None) -> None:
+    """Refuses a filter that could name nothing with `id.invalid`; None stands for any."""
+    check_id(app_name, "app_name")
+    if user_id is not None:
+        check_id(user_id, "user_id")
+    if session_id is not None:
+        check_id(session_id, "session_id")
 
 
 def check_page(limit: int) -> None:
     """Refuses a page size outside of 1 to 1,000 with `page.invalid`."""
     if not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE:
         raise InvalidInput(f"limit is {limit!r}; give 1 to {MAX_PAGE}", code="page.invalid")
+
+
+def check_window(limit: int | None) -> None:
+    """Refuses a window of fewer than no events with `page.invalid`; None stands for all."""
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise InvalidInput(f"a window of {limit!r} events cannot be; give 0 or more", code="page.invalid")
+
+
+def check_delta(delta: StateDelta) -> StateDelta:
+    """A checked copy of changes that no event carries, without `temp:` keys.
+
+    Raises:
+        InvalidInput: `state.invalid_key`, `state.not_a_number`, `json.invalid`.
+    """
+    checked = StateDelta.of_values(delta.values)
+    for key in delta.deleted:
+        checked.deleted[check_key(key)] = None
+    for key, by in delta.increments.items():
+        checked.increments[check_key(key)] = check_number(by)
+    return checked.durable()
 
 
 def page_token(created_at: float, tie: str) -> str:
@@ -28,10 +68,10 @@ def page_after(token: str | None) -> tuple[float, str] | None:
     """The position that a page token names; `page.invalid` if it is none of ours."""
     if token is None:
         return None
-    created_at, sep, tie = token.partition("~")
+    created_at, sep, tie = token.partition("~") if isinstance(token, str) else ("", "", "")
     try:
-        if sep:
-            return float(created_at), tie
+        if sep and math.isfinite(position := float(created_at)):
+            return position, tie
     except ValueError:
         pass
     raise InvalidInput(f"{token!r} is not a page token; pass Page.next of the page before", code="page.invalid")
@@ -62,9 +102,155 @@ def open_for(interrupt: Interrupt, answer: Any) -> bool:
     return True
 
 
+def dropped(interrupt: Interrupt, by: Move) -> Interrupt:
+    """An interrupt as it is after its run got a terminal status: an open one is dropped.
+
+    If the run ends because nobody answered in time, those whose time has passed are `expired`.
+    """
+    if interrupt.status != "open":
+        return interrupt
+    late = by is Move.EXPIRE and interrupt.expires_at is not None and interrupt.expires_at <= platform.now()
+    return replace(interrupt, status="expired" if late else "dropped")
+
+
+def closed_by(record: RunRecord, by: Move) -> RunStatus:
+    """The terminal status to which somebody else than the attempt closes a run: failed or cancelled.
+
+    Raises:
+        Conflict: `run.illegal_move` for any other move.
+    """
+    if by not in _CLOSING:
+        raise Conflict(f"run {record.id!r} is {record.status}; to {by} does not close it", code="run.illegal_move")
+    return move(record.status, by, run_id=record.id)
+
+
+_CLOSING = (Move.FAIL, Move.CANCEL, Move.EXPIRE)
+
+
 def cancelled(record: RunRecord) -> RunError:
     """What is stored of a run that was cancelled on request."""
     return RunError("run.cancelled", record.cancel_requested or "cancelled", "RunCancelled")
+
+
+# -- what is put back ---------------------------------------------------------------------------------------------------
+
+Owner = tuple[str, ...]
+"""Whose state a key is: `(app,)`, `(app, user)`, or `()` for the session's."""
+
+
+def owner_of(key: SessionKey, name: str) -> Owner:
+    """The owner of the state key `name` as seen from a session."""
+    if name.startswith(APP):
+        return (key.app_name,)
+    if name.startswith(USER):
+        return (key.app_name, key.user_id)
+    return ()
+
+
+class Undo(NamedTuple):
+    """What one change of a run's state replaced; kept from the last hand-over to the end of the run.
+
+    Attributes:
+        seq: The event that made the change. A change that no event carries goes with the run's newest event.
+        owner: Whose key it is.
+        key: The key.
+        old: Its value before; `MISSING` if there was none.
+        new: Its value after; `MISSING` if it was deleted.
+        by: What was added; None for a set or delete.
+    """
+
+    seq: int
+    owner: Owner
+    key: str
+    old: Any
+    new: Any
+    by: int | float | None
+
+
+def incremented(old: Any, by: int | float) -> int | float:
+    """`old` plus `by`; a missing key counts as 0.
+
+    Raises:
+        InvalidInput: `state.not_a_number` if one of them is none, or the sum is beyond what a number can hold.
+    """
+    base = check_number(0 if old is MISSING else old)
+    try:
+        return check_number(base + check_number(by))
+    except OverflowError:
+        raise InvalidInput(f"state {base!r} incremented by {by!r} is out of range", code="state.not_a_number") from None
+
+
+def found_state(state: dict[str, Any], undo: Iterable[Undo]) -> dict[str, Any]:
+    """The state as the run found it: `state` without the changes in `undo`, which are in the order of writing."""
+    found = dict(state)
+    for entry in reversed(list(undo)):
+        value = entry.old if entry.by is None else _without(found.get(entry.key, MISSING), entry)
+        if value is MISSING:
+            found.pop(entry.key, None)
+        else:
+            found[entry.key] = value
+    return found
+
+
+def put_back(
+    undo: list[Undo], gone: Container[int], read: Callable[[Owner, str], Any], write: Callable[[Owner, str, Any], None]
+) -> list[Undo]:
+    """Takes back what superseded events changed, where nobody else has written since.
+
+    A value that is not the one written is left as it is; an increment is subtracted from whatever number there is, unless
+    the run itself has set the key since.
+
+    Args:
+        undo: The run's changes in the order of writing.
+        gone: The `seq` of the superseded events.
+        read: Reads a key; `MISSING` if it is absent.
+        write: Writes a key; `MISSING` deletes it.
+
+    Returns:
+        The changes that remain. One that followed a change taken back stands on what that one had replaced.
+    """
+    covered: set[tuple[Owner, str]] = set()
+    for entry in reversed(undo):
+        place = entry.owner, entry.key
+        if entry.seq not in gone:
+            if entry.by is None:
+                covered.add(place)
+        elif place not in covered:
+            current = read(*place)
+            value = _without(current, entry)
+            if value is not current:
+                write(*place, value)
+    return _relinked(undo, gone)
+
+
+def _without(current: Any, entry: Undo) -> Any:
+    if _same_value(current, entry.new):
+        return entry.old
+    if entry.by is not None and isinstance(current, int | float) and not isinstance(current, bool):
+        return current - entry.by
+    return current
+
+
+def _relinked(undo: list[Undo], gone: Container[int]) -> list[Undo]:
+    found: dict[tuple[Owner, str], Any] = {}
+    kept: list[Undo] = []
+    for entry in undo:
+        place = entry.owner, entry.key
+        if entry.seq in gone:
+            found.setdefault(place, entry.old)
+        else:
+            kept.append(entry._replace(old=found.pop(place)) if place in found else entry)
+    return kept
+
+
+def _same_value(a: Any, b: Any) -> bool:
+    if a is MISSING or b is MISSING:
+        return a is b
+    # Python takes True, 1 and 1.0 for equal; as JSON they are three values.
+    return a is b or jsonvalue.canonical(a) == jsonvalue.canonical(b)
+
+
+# -- what is said -------------------------------------------------------------------------------------------------------
 
 
 def session_not_found(key: SessionKey) -> NotFound:

@@ -1,0 +1,122 @@
+"""Agents: what the runtime runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sojourn.content import Content
+from sojourn.errors import InvalidInput
+from sojourn.event import USER, Event
+from sojourn.ids import check_id
+
+if TYPE_CHECKING:
+    from sojourn.agent.context import Context
+
+Yielded = str | Content | Event
+"""What an agent may yield."""
+
+AgentCallback = Callable[["Context"], "Content | str | None | Awaitable[Content | str | None]"]
+"""Called before or after an agent, sync or async. What it returns is said by the agent: before, in place of running it;
+after, in addition."""
+
+
+class Agent:
+    """Something that answers a user's message. Subclass it and write `run`, or use the `@agent` decorator.
+
+    Args:
+        name: Its name, unique among the agents of an app, and not `user`.
+        description: What it is good for; other agents choose by it whom to hand over to.
+        sub_agents: Agents it may hand over to. Each belongs to one parent.
+        before_agent: Callbacks before it runs, in order; the first that returns something ends the chain and the agent
+            does not run.
+        after_agent: Callbacks after it ran, in order; the first that returns something ends the chain.
+        disallow_transfer_to_parent: It may not hand back to its parent.
+        disallow_transfer_to_peers: It may not hand over to its parent's other agents.
+
+    Raises:
+        InvalidInput: `agent.invalid_name`, `agent.has_parent`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        description: str = "",
+        sub_agents: Sequence[Agent] = (),
+        before_agent: AgentCallback | Sequence[AgentCallback] | None = None,
+        after_agent: AgentCallback | Sequence[AgentCallback] | None = None,
+        disallow_transfer_to_parent: bool = False,
+        disallow_transfer_to_peers: bool = False,
+    ) -> None:
+        try:
+            self.name = check_id(name, "agent name")
+        except InvalidInput as error:
+            raise InvalidInput(error.message, code="agent.invalid_name") from None
+        if name == USER or any(c in name for c in "./#"):
+            raise InvalidInput(f"an agent cannot be named {name!r}: 'user', '.', '/' and '#' are reserved", code="agent.invalid_name")
+        self.description = description
+        self.before_agent = _callbacks(before_agent)
+        self.after_agent = _callbacks(after_agent)
+        self.disallow_transfer_to_parent = disallow_transfer_to_parent
+        self.disallow_transfer_to_peers = disallow_transfer_to_peers
+        self.parent_agent: Agent | None = None
+        for child in sub_agents:
+            if not isinstance(child, Agent):
+                raise InvalidInput(f"sub_agents of {name!r} holds {child!r}, which is not an agent", code="agent.invalid")
+            if child.parent_agent is not None:
+                raise InvalidInput(
+                    f"agent {child.name!r} already belongs to {child.parent_agent.name!r}; make another instance of it",
+                    code="agent.has_parent",
+                )
+        self.sub_agents: tuple[Agent, ...] = tuple(sub_agents)
+        for child in self.sub_agents:
+            child.parent_agent = self
+
+    def run(self, ctx: Context) -> AsyncIterator[Yielded] | Awaitable[Any]:
+        """Answers; written by subclasses, as an async generator or an async function.
+
+        A yielded `str` is the next piece of the agent's current message; `Content` and `Event` are said as they are, and
+        the generator goes on only when they are stored. An async function's return value is one event: text, content,
+        an event, or any other JSON value as structured output. `None` says nothing.
+
+        Args:
+            ctx: What the agent may use.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement run()")
+
+    @property
+    def root_agent(self) -> Agent:
+        """The top of the tree this agent belongs to."""
+        agent = self
+        while agent.parent_agent is not None:
+            agent = agent.parent_agent
+        return agent
+
+    def walk(self) -> Iterator[Agent]:
+        """This agent and all below it, parents first."""
+        yield self
+        for child in self.sub_agents:
+            yield from child.walk()
+
+    def find_agent(self, name: str) -> Agent | None:
+        """The agent of this name in this tree (from here down), or None."""
+        return next((a for a in self.walk() if a.name == name), None)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r})"
+
+
+def check_tree(root: Agent) -> None:
+    """Refuses a tree in which two agents have one name, with `agent.duplicate_name`."""
+    seen: set[str] = set()
+    for agent in root.walk():
+        if agent.name in seen:
+            raise InvalidInput(f"two agents are named {agent.name!r}; names must be unique in an app", code="agent.duplicate_name")
+        seen.add(agent.name)
+
+
+def _callbacks(value: AgentCallback | Sequence[AgentCallback] | None) -> tuple[AgentCallback, ...]:
+    if value is None:
+        return ()
+    return (value,) if callable(value) else tuple(value)

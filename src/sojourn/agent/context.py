@@ -1,0 +1,419 @@
+"""What an agent may use while it runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+
+from pydantic import TypeAdapter
+
+from sojourn import jsonvalue
+from sojourn.content import Content, Part
+from sojourn.errors import InvalidInput, Unsupported
+from sojourn.event import Event, EventActions
+from sojourn.session.state import State
+
+if TYPE_CHECKING:
+    from sojourn.agent.base import Agent
+    from sojourn.artifact.service import ArtifactService
+    from sojourn.artifact.types import ArtifactScope, ArtifactVersion
+    from sojourn.memory.service import MemoryService
+    from sojourn.memory.types import Memory
+    from sojourn.run.config import RunConfig
+    from sojourn.run.live import OpenMessage
+    from sojourn.session.types import Session
+
+T = TypeVar("T")
+
+
+class Attempt(Protocol):
+    """What a context needs of the attempt it belongs to; the runner implements it."""
+
+    run_id: str
+    attempt: int
+    config: RunConfig
+    session: Session
+    user_content: Content
+    memories: list[Memory]
+    ended: bool
+
+    def count_turn(self, ctx: Context) -> None:
+        """Counts a model call; `LimitExceeded`, `run.max_turns`, beyond the bound."""
+        ...
+
+    def check_transfer(self, ctx: Context, name: str) -> None:
+        """Refuses a hand-over that may not be: unknown, not allowed, too many, or denied by policy."""
+        ...
+
+    async def step(self, ctx: Context, key: str, fn: Callable[[], Any]) -> Any:
+        """Does a side effect once and journals its result."""
+        ...
+
+    async def ask(self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None) -> Any:
+        """Returns a person's answer, or unwinds the agent until there is one."""
+        ...
+
+    async def history(self, ctx: Context, limit: int | None) -> list[Event]:
+        """Reads the session's window."""
+        ...
+
+    async def run_child(self, ctx: Context, agent: Agent, branch: str | None) -> Any:
+        """Runs another agent inside of this one."""
+        ...
+
+    def artifact_service(self) -> ArtifactService:
+        """The artifact service; `Unsupported`, `artifact.not_configured`, without one."""
+        ...
+
+    def memory_service(self) -> MemoryService:
+        """The memory service; `Unsupported`, `memory.not_configured`, without one."""
+        ...
+
+
+class Context:
+    """One agent's view of the attempt it runs in.
+
+    Attributes:
+        agent: The agent itself.
+        state: The session's state: the snapshot at the start of the run, and the run's own writes.
+        branch: Dotted path of parallel branches; None outside of any.
+        scope: Path of this agent inside others, part of the keys of its steps and questions; empty for the root agent.
+    """
+
+    __slots__ = (
+        "_actions", "_artifact_delta", "_attempt", "_boundary", "_children", "_escalated", "_message", "_output", "_transfer",
+        "agent", "branch", "scope", "state",
+    )  # fmt: skip
+
+    def __init__(self, attempt: Attempt, agent: Agent, state: State, branch: str | None, scope: str, boundary: Agent | None) -> None:
+        self._attempt = attempt
+        self.agent = agent
+        self.state = state
+        self.branch = branch
+        self.scope = scope
+        self._boundary = boundary
+        self._message: OpenMessage | None = None
+        self._actions: EventActions | None = None
+        self._artifact_delta: dict[str, int] | None = None
+        self._transfer: str | None = None
+        self._children: dict[str, int] | None = None
+        self._escalated = False
+        self._output: Any = None
+
+    # -- who and what -----------------------------------------------------------------------------------------------
+
+    @property
+    def agent_name(self) -> str:
+        """The agent's name."""
+        return self.agent.name
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self._attempt.run_id
+
+    @property
+    def invocation_id(self) -> str:
+        """google-adk's name for `run_id`."""
+        return self._attempt.run_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of the run this is, from 1."""
+        return self._attempt.attempt
+
+    @property
+    def session(self) -> Session:
+        """The session as the run found it."""
+        return self._attempt.session
+
+    @property
+    def app_name(self) -> str:
+        """The app."""
+        return self._attempt.session.app_name
+
+    @property
+    def user_id(self) -> str:
+        """The user."""
+        return self._attempt.session.user_id
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self._attempt.session.id
+
+    @property
+    def user_content(self) -> Content:
+        """What the user said."""
+        return self._attempt.user_content
+
+    @property
+    def run_config(self) -> RunConfig:
+        """How the run is to be run."""
+        return self._attempt.config
+
+    @property
+    def memories(self) -> list[Memory]:
+        """What was found in the user's memory for the message; empty unless `inject_memory` says how many to find."""
+        return self._attempt.memories
+
+    @property
+    def memory(self) -> MemoryAccess:
+        """The user's memory.
+
+        Raises:
+            Unsupported: `memory.not_configured`.
+        """
+        return MemoryAccess(self._attempt.memory_service(), self._attempt.session)
+
+    @property
+    def artifacts(self) -> ArtifactAccess:
+        """The session's artifacts, and the user's (`user:` names).
+
+        Raises:
+            Unsupported: `artifact.not_configured`.
+        """
+        return ArtifactAccess(self._attempt.artifact_service(), self)
+
+    # -- what happens next ------------------------------------------------------------------------------------------
+
+    @property
+    def actions(self) -> EventActions:
+        """What the agent's next event will do, besides state and artifacts."""
+        return self._actions if self._actions is not None else EventActions()
+
+    def set_actions(self, actions: EventActions | None = None, /, **fields: Any) -> None:
+        """Sets what the agent's next stored event does: `ctx.set_actions(escalate=True)`.
+
+        Args:
+            actions: Actions in place of those set so far.
+            **fields: Single fields of `EventActions` to change.
+
+        Raises:
+            InvalidInput: `actions.invalid` for a field that does not exist or a value that does not fit.
+        """
+        unknown = [name for name in fields if name not in EventActions.model_fields]
+        if unknown:
+            known = ", ".join(EventActions.model_fields)
+            raise InvalidInput(f"EventActions has no field {unknown[0]!r}; it has {known}", code="actions.invalid")
+        base = actions if actions is not None else self.actions
+        merged = {name: getattr(base, name) for name in base.model_fields_set} | fields
+        target = merged.pop("transfer_to_agent", None)
+        try:
+            self._actions = EventActions(**merged)
+        except ValueError as error:
+            raise InvalidInput(f"these actions cannot be: {error}", code="actions.invalid") from error
+        if target is not None:
+            self.transfer_to(target)
+        self._escalated = self._escalated or self._actions.escalate
+
+    def transfer_to(self, name: str) -> None:
+        """Hands the run over to another agent.
+
+        It takes effect when this agent returns, or with the next thing it yields, which is still said.
+
+        Args:
+            name: A sub-agent, the parent, or one of the parent's other agents.
+
+        Raises:
+            NotFound: `transfer.unknown_agent`.
+            Forbidden: `transfer.not_allowed`, or `transfer.denied` by the Runner's policy.
+            LimitExceeded: `run.max_transfers`.
+        """
+        self._attempt.check_transfer(self, name)
+        self._transfer = name
+
+    def end_invocation(self) -> None:
+        """Ends the run: nothing yielded after this is taken, the agent is closed, the run completes."""
+        self._attempt.ended = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is ending."""
+        return self._attempt.ended
+
+    @property
+    def escalated(self) -> bool:
+        """Whether this agent, or one it ran, has escalated."""
+        return self._escalated
+
+    def turn(self) -> None:
+        """Counts one model call.
+
+        Raises:
+            LimitExceeded: `run.max_turns` beyond `run_config.max_turns`.
+        """
+        self._attempt.count_turn(self)
+
+    # -- what takes time --------------------------------------------------------------------------------------------
+
+    async def history(self, limit: int | str | None = None) -> list[Event]:
+        """Reads the newest events of the session, this run's included, oldest first.
+
+        Calls and their responses are always both there and next to each other; a call that waits for a person is
+        followed by a response that says so, which is not stored. Inside a parallel branch, what siblings said is left out.
+
+        Args:
+            limit: How many events, or `"all"`; `run_config.include_history` if omitted.
+        """
+        wanted = self._attempt.config.include_history if limit is None else limit
+        if wanted == 0:
+            return []
+        if wanted != "all" and (not isinstance(wanted, int) or wanted < 0):
+            raise InvalidInput(f"history takes a number of events or 'all', not {wanted!r}", code="history.invalid_limit")
+        return await self._attempt.history(self, None if wanted == "all" else int(wanted))
+
+    @overload
+    async def step(self, key: str, fn: Callable[[], Awaitable[T]]) -> T: ...
+    @overload
+    async def step(self, key: str, fn: Callable[[], T]) -> T: ...
+    async def step(self, key: str, fn: Callable[[], Any]) -> Any:
+        """Does a side effect once: a later attempt of the run gets the recorded result and does not do it again.
+
+        A step that was under way when the process died is done again: give what it calls `ctx.step_id(key)` as an
+        idempotency key.
+
+        Args:
+            key: Names the step; unique within the agent's run.
+            fn: Called without arguments, on the event loop; if it gives an awaitable, that is awaited.
+
+        Returns:
+            The result, as JSON gives it back (tuples are lists).
+
+        Raises:
+            Conflict: `step.duplicate_key`.
+            InvalidInput: `json.invalid` if the result is not a JSON value.
+        """
+        return await self._attempt.step(self, key, fn)
+
+    def step_id(self, key: str) -> str:
+        """The idempotency key of a step: the same in every attempt of the run, different for every other step."""
+        return f"{self.run_id}:{self.path(key)}"
+
+    async def ask(self, key: str, prompt: Any, schema: Any = None, expires: float | None = None) -> Any:
+        """Asks a person and returns the answer.
+
+        Without an answer yet, the agent is unwound (`finally` blocks run) and the run waits, holding no memory and no
+        slot, over restarts too. Once answered, the agent runs again from its input, and this call returns the answer:
+        what must not happen twice belongs in `step`.
+
+        Args:
+            key: Names the question within the agent's run.
+            prompt: What to show; text or any JSON value.
+            schema: What the answer must be: a Python type (the answer is converted to it), or a JSON schema as a dict.
+                Any JSON value if omitted.
+            expires: Seconds until the run fails with `interrupt.expired`; None for never.
+        """
+        adapter: TypeAdapter[Any] | None = None
+        shape: dict[str, Any] | None = None
+        if isinstance(schema, dict):
+            shape = schema
+        elif schema is not None:
+            adapter = TypeAdapter(schema)
+            shape = adapter.json_schema()
+        digest = hashlib.sha256(jsonvalue.canonical([prompt, shape]).encode()).hexdigest()
+        answer = await self._attempt.ask(self, key, digest, prompt, shape, expires)
+        return adapter.validate_python(answer) if adapter is not None else answer
+
+    async def run_agent(self, agent: Agent, *, branch: str | None = None) -> Any:
+        """Runs another agent inside of this one, to its end; what it says becomes events of its own.
+
+        Args:
+            agent: The agent.
+            branch: Runs it in a parallel branch of this name, with a view of the state of its own.
+
+        Returns:
+            The last thing it answered: text, structured output, or None.
+        """
+        return await self._attempt.run_child(self, agent, branch)
+
+    # -- for the runner ---------------------------------------------------------------------------------------------
+
+    def path(self, key: str) -> str:
+        """A key of this agent's, unique in the run."""
+        return f"{self.scope}/{key}" if self.scope else key
+
+    def __repr__(self) -> str:
+        return f"Context(agent={self.agent.name!r}, run_id={self.run_id!r}, attempt={self.attempt})"
+
+
+class ArtifactAccess:
+    """A session's artifacts, for an agent. Each save is told by the agent's next event (`artifact_delta`)."""
+
+    def __init__(self, service: ArtifactService, ctx: Context) -> None:
+        self._service = service
+        self._ctx = ctx
+
+    @property
+    def _scope(self) -> ArtifactScope:
+        from sojourn.artifact.types import ArtifactScope
+
+        session = self._ctx.session
+        return ArtifactScope(session.app_name, session.user_id, session.id, session.uid)
+
+    async def save(
+        self, name: str, data: Part | bytes | str, *, mime_type: str | None = None, custom_metadata: dict[str, Any] | None = None
+    ) -> int:
+        """Saves a version.
+
+        Args:
+            name: A relative path; `user:` in front shares it among the user's sessions.
+            data: A part with bytes or text, bytes, or text.
+            mime_type: Media type; taken from the part, or `text/plain` for text, if omitted.
+            custom_metadata: Kept with the version.
+
+        Returns:
+            The version: 0, 1, 2 …
+        """
+        if isinstance(data, str):
+            data = Part(text=data)
+        version = await self._service.save_artifact(
+            self._scope, name, data, mime_type=mime_type, custom_metadata=custom_metadata
+        )
+        if self._ctx._artifact_delta is None:
+            self._ctx._artifact_delta = {}
+        self._ctx._artifact_delta[name] = version
+        return version
+
+    async def load(self, name: str, version: int | None = None) -> Part:
+        """Loads a version, the newest if omitted; `NotFound`, `artifact.not_found`, if there is none."""
+        return await self._service.load_artifact(self._scope, name, version)
+
+    async def names(self) -> list[str]:
+        """The names of the session's and the user's artifacts, sorted."""
+        return await self._service.list_artifact_names(self._scope)
+
+    async def versions(self, name: str) -> list[ArtifactVersion]:
+        """The versions of an artifact, oldest first."""
+        return await self._service.list_versions(self._scope, name)
+
+    async def delete(self, name: str) -> None:
+        """Deletes all versions of an artifact."""
+        await self._service.delete_artifact(self._scope, name)
+
+
+class MemoryAccess:
+    """The user's memory, for an agent."""
+
+    def __init__(self, service: MemoryService, session: Session) -> None:
+        self._service = service
+        self._session = session
+
+    async def search(self, query: str, *, limit: int = 5) -> list[Memory]:
+        """Finds what the user's sessions recall, best first."""
+        return await self._service.search(self._session.app_name, self._session.user_id, query, limit=limit)
+
+    async def add(self, *texts: str) -> None:
+        """Remembers texts for all of the user's sessions."""
+        from sojourn.memory.types import Memory
+
+        entries = [Memory(text=text, session_id=self._session.id) for text in texts]
+        await self._service.add(self._session.app_name, self._session.user_id, entries)
+
+
+def not_configured(what: str) -> Unsupported:
+    """The error for a service that was turned off."""
+    return Unsupported(
+        f"no {what} service is configured; pass {what}_service= to the Runner", code=f"{what}.not_configured"
+    )

@@ -1,0 +1,367 @@
+"""Artifacts as a tree of directories: blocking, crash-safe, shared by any number of processes.
+
+    <root>/<app>/<user>/user/<name>/<version>/            artifacts that the user's sessions share
+    <root>/<app>/<user>/session/<uid>/<name>/<version>/   those of one session
+        data                                              the bytes, as they are
+        meta.json                                         what is known of them
+    <root>/.tmp/                                          versions being written, directories being deleted
+
+A version is written aside and then renamed to its number. The kernel refuses to rename a directory onto one that is not
+empty, so the rename claims the number and shows the version whole, in one step. Deleting is one rename too, out of
+sight; the files go afterwards. Nothing is ever changed in place.
+
+Directories are opened segment by segment, each relative to the one before and never through a symbolic link, and what
+is found is used through its descriptor: it stays the same directory whatever happens to its path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import BinaryIO
+
+from sojourn import jsonvalue
+from sojourn.artifact.rules import Draft, damaged
+from sojourn.artifact.segments import HASH_MARK, decode_segment, encode_segment
+from sojourn.artifact.types import USER_PREFIX, ArtifactScope, ArtifactVersion
+from sojourn.artifact.workspace import DIRECTORY, NO_FOLLOW, ROOT, Workspace, remove_abandoned
+
+_TMP = ".tmp"
+_DATA = "data"
+_META = "meta.json"
+_DIRECTORY_MODE = 0o700
+_FILE_MODE = 0o600
+_READ = os.O_RDONLY | NO_FOLLOW
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
+_ATTEMPTS = 100
+"""How often an operation starts again because what it works in was deleted under it."""
+
+Path = tuple[str, ...]
+"""Encoded segments below the root."""
+
+
+def user_path(app_name: str, user_id: str) -> Path:
+    """Where all artifacts of a user are."""
+    return encode_segment(app_name), encode_segment(user_id)
+
+
+def session_path(scope: ArtifactScope) -> Path:
+    """Where the artifacts of the session are."""
+    return *user_path(scope.app_name, scope.user_id), "session", encode_segment(scope.session_uid)
+
+
+def shared_path(scope: ArtifactScope) -> Path:
+    """Where the artifacts are that the user's sessions share."""
+    return *user_path(scope.app_name, scope.user_id), "user"
+
+
+def name_path(scope: ArtifactScope, name: str) -> Path:
+    """Where the versions of an artifact are."""
+    owner = shared_path(scope) if name.startswith(USER_PREFIX) else session_path(scope)
+    return *owner, encode_segment(name)
+
+
+class OpenVersion:
+    """A version whose file is open; closed at its end, by `close()`, or when nobody refers to it."""
+
+    def __init__(self, info: ArtifactVersion, fd: int) -> None:
+        self.info = info
+        self._fd: int | None = fd
+        self._left = info.size
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes, at most `limit`; empty at the end.
+
+        Raises:
+            Unavailable: `artifact.damaged` if the file ends early.
+        """
+        if self._fd is None:
+            return b""
+        if not self._left:
+            self.close()
+            return b""
+        data = os.read(self._fd, min(limit, self._left))
+        if not data:
+            raise damaged(self.info.name, self.info.version, f"{self._left} bytes are missing")
+        self._left -= len(data)
+        return data
+
+    def read_all(self) -> bytes:
+        """All bytes that are left."""
+        return b"".join(iter(lambda: self.read(self._left or 1), b""))
+
+    def close(self) -> None:
+        """Closes the file; closing twice is fine."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class FileTree:
+    """Reads and changes the tree under `root`, which is made when something is first written.
+
+    All methods block, and raise `OSError` for what the file system does not do.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._cleaned = False
+
+    def open_version(self, path: Path, version: int | None) -> OpenVersion | None:
+        """Opens a version of the artifact at `path`, the newest for None; None if it does not exist."""
+        for _ in range(_ATTEMPTS):
+            with self._directory(path) as name_fd:
+                number = _newest(name_fd) if version is None else version
+                if name_fd is None or number is None:
+                    return None
+                found = self._open_number(path, name_fd, number)
+            # The newest one has gone while this looked: it was deleted, or deleted and saved anew.
+            if found is not None or version is not None:
+                return found
+        raise _contended(path)
+
+    def versions(self, path: Path) -> list[ArtifactVersion]:
+        """All versions of the artifact at `path`, oldest first; empty if it does not exist."""
+        infos: list[ArtifactVersion] = []
+        with self._directory(path) as name_fd:
+            for number in _numbers(name_fd):
+                found = self._open_number(path, name_fd, number)
+                if found is None:
+                    # Versions are deleted all together.
+                    return []
+                found.close()
+                infos.append(found.info)
+        return infos
+
+    def names(self, path: Path) -> list[str]:
+        """The names of the artifacts directly under `path`."""
+        names = []
+        with self._directory(path) as owner_fd:
+            if owner_fd is not None:
+                with os.scandir(owner_fd) as entries:
+                    segments = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+                names = [self._name((*path, segment)) for segment in segments]
+        return [name for name in names if name is not None]
+
+    def remove_artifact(self, path: Path) -> bool:
+        """Removes the artifact at `path`; returns whether there was one."""
+        with self._directory(path) as name_fd:
+            # A directory without versions is what is left of a first save that did not finish.
+            exists = _newest(name_fd) is not None
+        return exists and self.remove(path)
+
+    def remove(self, path: Path) -> bool:
+        """Removes the directory at `path` with all that is in it; returns whether it was there."""
+        with ExitStack() as stack:
+            parent_fd = stack.enter_context(self._directory(path[:-1]))
+            if parent_fd is None or not _is_there(path[-1], parent_fd):
+                return False
+            workspace = self.open_workspace()
+            stack.callback(workspace.close)
+            try:
+                os.rename(path[-1], "deleted", src_dir_fd=parent_fd, dst_dir_fd=workspace.fd)
+            except FileNotFoundError:
+                return False
+            os.fsync(parent_fd)
+            return True
+
+    def open_workspace(self) -> Workspace:
+        """A directory for work under way. The first call cleans up after dead processes."""
+        with self._made((_TMP,)) as fds:
+            if not self._cleaned:
+                self._cleaned = True
+                remove_abandoned(fds[-1])
+            return Workspace(fds[-1])
+
+    def publish(self, workspace: Workspace, path: Path) -> int:
+        """Makes a workspace the next version of the artifact at `path`; returns its number."""
+        for _ in range(_ATTEMPTS):
+            # A directory that was deleted between two steps is made again.
+            with suppress(FileNotFoundError), self._made(path) as fds:
+                return _claim_number(workspace, fds)
+        raise _contended(path)
+
+    @contextmanager
+    def _directory(self, path: Path) -> Iterator[int | None]:
+        """The directory at `path`, open while the block runs; None if it does not exist."""
+        with ExitStack() as stack:
+            fd: int | None = None
+            # Only the root may be a link: it is where the user said.
+            steps: list[tuple[str, int]] = [(self.root, ROOT), *((s, DIRECTORY) for s in path)]
+            for segment, flags in steps:
+                try:
+                    fd = os.open(segment, flags, dir_fd=fd)
+                except FileNotFoundError:
+                    fd = None
+                    break
+                stack.callback(os.close, fd)
+            yield fd
+
+    @contextmanager
+    def _made(self, path: Path) -> Iterator[list[int]]:
+        """The root and the directories at and above `path`, made where missing, open while the block runs."""
+        _make_root(self.root)
+        with ExitStack() as stack:
+            fds = [os.open(self.root, ROOT)]
+            stack.callback(os.close, fds[0])
+            for segment in path:
+                with suppress(FileExistsError):
+                    os.mkdir(segment, _DIRECTORY_MODE, dir_fd=fds[-1])
+                fds.append(os.open(segment, DIRECTORY, dir_fd=fds[-1]))
+                stack.callback(os.close, fds[-1])
+            yield fds
+
+    def _open_number(self, path: Path, name_fd: int | None, number: int) -> OpenVersion | None:
+        try:
+            fd = os.open(str(number), DIRECTORY, dir_fd=name_fd)
+        except FileNotFoundError:
+            return None
+        try:
+            return _open_files(fd, number, "/".join(path))
+        except FileNotFoundError as error:
+            # Files go only after their directory was moved away: if it is still in its place, this was not a deletion.
+            with self._directory((*path, str(number))) as there:
+                if there is not None and os.path.samestat(os.fstat(fd), os.fstat(there)):
+                    raise damaged("/".join(path), number, "a file is missing") from error
+            return None
+        finally:
+            os.close(fd)
+
+    def _name(self, path: Path) -> str | None:
+        with self._directory(path) as name_fd:
+            if _newest(name_fd) is None:
+                return None
+        name = decode_segment(path[-1])
+        if name is None and HASH_MARK in path[-1]:
+            found = self.open_version(path, None)
+            return None if found is None else found.info.name
+        return name
+
+
+class PendingVersion:
+    """A version being written aside. Always `close()` it; until `publish()` nothing of it is visible."""
+
+    def __init__(self, tree: FileTree) -> None:
+        self._tree = tree
+        self._stack = ExitStack()
+        self._size = 0
+
+    def open(self) -> None:
+        """Makes the place to write to."""
+        self._workspace = self._tree.open_workspace()
+        self._stack.callback(self._workspace.close)
+        self._file = self._create(_DATA)
+
+    def write(self, block: bytes | bytearray) -> None:
+        """Writes the next bytes."""
+        self._file.write(block)
+        self._size += len(block)
+
+    def publish(self, draft: Draft, path: Path) -> int:
+        """Puts the version on disk and shows it; returns its number."""
+        _sync(self._file)
+        # The number is not known before the rename, which comes last; it is the directory's name.
+        info = draft.version(0, self._size).model_dump(exclude={"version"})
+        meta = self._create(_META)
+        meta.write(jsonvalue.encode(info).encode())
+        _sync(meta)
+        os.fsync(self._workspace.fd)
+        return self._tree.publish(self._workspace, path)
+
+    def close(self) -> None:
+        """Removes whatever was not published; what cannot be removed is left for others to clean up."""
+        with suppress(OSError):
+            self._stack.close()
+
+    def _create(self, name: str) -> BinaryIO:
+        file = os.fdopen(os.open(name, _CREATE, _FILE_MODE, dir_fd=self._workspace.fd), "wb")
+        self._stack.callback(_close_quietly, file)
+        return file
+
+
+def _open_files(version_fd: int, number: int, place: str) -> OpenVersion:
+    with os.fdopen(os.open(_META, _READ, dir_fd=version_fd), "rb") as meta:
+        info = _parse(meta.read(), number, place)
+    fd = os.open(_DATA, _READ, dir_fd=version_fd)
+    opened = OpenVersion(info, fd)
+    size = os.fstat(fd).st_size
+    if size != info.size:
+        opened.close()
+        raise damaged(info.name, number, f"it has {size} bytes instead of {info.size}")
+    return opened
+
+
+def _parse(meta: bytes, number: int, place: str) -> ArtifactVersion:
+    try:
+        return ArtifactVersion.model_validate({**jsonvalue.decode(meta), "version": number})
+    except (ValueError, TypeError) as error:
+        raise damaged(place, number, "its meta.json cannot be read") from error
+
+
+def _claim_number(workspace: Workspace, fds: list[int]) -> int:
+    name_fd = fds[-1]
+    while True:
+        newest = _newest(name_fd)
+        number = 0 if newest is None else newest + 1
+        if number == 0:
+            # The way to the first version is durable before it is; later ones rely on that.
+            for fd in fds:
+                os.fsync(fd)
+        try:
+            os.rename(workspace.name, str(number), src_dir_fd=workspace.parent_fd, dst_dir_fd=name_fd)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue
+            raise
+        os.fsync(name_fd)
+        return number
+
+
+def _numbers(name_fd: int | None) -> list[int]:
+    if name_fd is None:
+        return []
+    entries = os.listdir(name_fd)
+    return sorted(int(entry) for entry in entries if entry.isascii() and entry.isdigit() and str(int(entry)) == entry)
+
+
+def _newest(name_fd: int | None) -> int | None:
+    return max(_numbers(name_fd), default=None)
+
+
+def _is_there(segment: str, parent_fd: int) -> bool:
+    try:
+        os.stat(segment, dir_fd=parent_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _make_root(root: str) -> None:
+    if not os.path.isdir(root):
+        os.makedirs(root, _DIRECTORY_MODE, exist_ok=True)
+        parent_fd = os.open(os.path.dirname(root), ROOT)
+        try:
+            os.fsync(parent_fd)
+        finally:
+            os.close(parent_fd)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _close_quietly(file: BinaryIO) -> None:
+    # What could not be written is written again by close(), and fails again.
+    with suppress(OSError):
+        file.close()
+
+
+def _contended(path: Path) -> OSError:
+    return OSError(errno.EAGAIN, "it was deleted again and again while this looked", "/".join(path))

@@ -1,0 +1,156 @@
+"""What every artifact service checks and says in the same way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterable
+from dataclasses import dataclass
+from typing import Any
+
+from sojourn import jsonvalue, platform
+from sojourn.artifact.types import ArtifactScope, ArtifactVersion, check_version
+from sojourn.content import Part
+from sojourn.errors import InvalidInput, NotFound, Unavailable
+from sojourn.ids import check_artifact_name
+
+BLOCK_BYTES = 1_048_576
+"""Small pieces of a stream are joined until they reach this size, so that each write is worth its cost."""
+
+DEFAULT_MIME_TYPE = "application/octet-stream"
+
+# Visible ASCII, since it becomes a header when the artifact is served.
+_MIME_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
+_MAX_MIME_TYPE = 256
+_BYTES = (bytes, bytearray, memoryview)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A version that is about to be saved: checked, and sharing nothing with the caller but the stream."""
+
+    name: str
+    mime_type: str
+    custom_metadata: dict[str, Any]
+    display_name: str | None
+    is_text: bool
+    body: bytes | AsyncIterable[bytes]
+
+    @classmethod
+    def of(
+        cls,
+        scope: ArtifactScope,
+        name: str,
+        data: Part | bytes | AsyncIterable[bytes],
+        mime_type: str | None,
+        custom_metadata: dict[str, Any] | None,
+    ) -> Draft:
+        """Checks the arguments of `save_artifact`.
+
+        Raises:
+            InvalidInput: `id.invalid`, `artifact.invalid_name`, `artifact.invalid_data`, `artifact.invalid_mime_type`,
+                `json.invalid`.
+        """
+        check_target(scope, name)
+        blob = data.inline_data if isinstance(data, Part) else None
+        is_text = isinstance(data, Part) and data.text is not None
+        kind = mime_type
+        if kind is None:
+            kind = blob.mime_type if blob else "text/plain" if is_text else DEFAULT_MIME_TYPE
+        display_name = blob.display_name if blob else None
+        return cls(name, _mime_type(kind), _metadata(custom_metadata), display_name, is_text, _body(data, name))
+
+    def version(self, version: int, size: int) -> ArtifactVersion:
+        """What is known of the version once it has a number and a size."""
+        return ArtifactVersion(
+            name=self.name,
+            version=version,
+            mime_type=self.mime_type,
+            size=size,
+            created_at=platform.now(),
+            custom_metadata=self.custom_metadata,
+            display_name=self.display_name,
+            is_text=self.is_text,
+        )
+
+    async def blocks(self) -> AsyncGenerator[bytes | bytearray]:
+        """The bytes, in blocks of at least `BLOCK_BYTES` but for the last one; none if there are no bytes."""
+        if isinstance(self.body, bytes):
+            if self.body:
+                yield self.body
+            return
+        block = bytearray()
+        async for piece in self.body:
+            if not isinstance(piece, _BYTES):
+                raise _invalid_data(f"the stream for artifact {self.name!r} gave a {type(piece).__name__}")
+            block += piece
+            if len(block) >= BLOCK_BYTES:
+                yield block
+                block = bytearray()
+        if block:
+            yield block
+
+
+def check_target(scope: ArtifactScope, name: str, version: int | None = None) -> None:
+    """Checks what a call names.
+
+    Raises:
+        InvalidInput: `id.invalid`, `artifact.invalid_name`, `artifact.invalid_version`.
+    """
+    scope.check()
+    check_artifact_name(name)
+    if version is not None:
+        check_version(version)
+
+
+def _mime_type(value: object) -> str:
+    if isinstance(value, str) and len(value) <= _MAX_MIME_TYPE and _MIME_TYPE.fullmatch(value):
+        return value
+    raise InvalidInput(f"{value!r} is not a MIME type; use one like 'image/png'", code="artifact.invalid_mime_type")
+
+
+def _metadata(value: dict[str, Any] | None) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise InvalidInput(f"custom_metadata is a {type(value).__name__}; give a dict", code="json.invalid")
+    copy: dict[str, Any] = jsonvalue.copy(value or {}, where="custom_metadata")
+    return copy
+
+
+def _body(data: object, name: str) -> bytes | AsyncIterable[bytes]:
+    if isinstance(data, _BYTES):
+        return bytes(data)
+    if isinstance(data, Part):
+        return _part_body(data, name)
+    if isinstance(data, AsyncIterable):
+        return data
+    raise _invalid_data(f"artifact {name!r} cannot be saved from a {type(data).__name__}")
+
+
+def _part_body(part: Part, name: str) -> bytes:
+    if part.file_data is None and part.function_call is None and part.function_response is None:
+        if part.inline_data is not None and part.text is None:
+            return part.inline_data.data
+        if part.text is not None and part.inline_data is None:
+            return part.text.encode()
+    raise _invalid_data(f"the part for artifact {name!r} is not one of either text or bytes")
+
+
+def _invalid_data(what: str) -> InvalidInput:
+    return InvalidInput(
+        f"{what}; give Part.from_bytes(...), Part.from_text(...), bytes, or an async iterator of bytes",
+        code="artifact.invalid_data",
+    )
+
+
+def not_found(scope: ArtifactScope, name: str, version: int | None = None) -> NotFound:
+    """The artifact, or this version of it, does not exist."""
+    which = "" if version is None else f"version {version} of "
+    return NotFound(f"{which}artifact {name!r} does not exist in session {scope}", code="artifact.not_found")
+
+
+def damaged(name: str, version: int, why: str) -> Unavailable:
+    """What is stored is not what was saved; trying again does not help."""
+    return Unavailable(
+        f"version {version} of artifact {name!r} is damaged: {why}; restore it from a backup, or delete the artifact",
+        code="artifact.damaged",
+        retryable=False,
+    )

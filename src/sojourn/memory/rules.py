@@ -1,0 +1,125 @@
+"""What every memory service checks, and how events become entries."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+from sojourn import platform
+from sojourn.content import Content, Part
+from sojourn.errors import InvalidInput
+from sojourn.event import Event
+from sojourn.ids import check_id
+from sojourn.memory.types import Memory
+
+MAX_LIMIT = 1000
+
+
+def entries_of(session_id: str, events: Sequence[Event]) -> list[Memory]:
+    """The entries that a session's events become."""
+    now = platform.now()
+    entries = []
+    for position, event in enumerate(events):
+        if event.partial or event.superseded or event.content is None:
+            continue
+        parts = tuple(Part(text=part.text) for part in event.content.parts if part.text and not part.thought)
+        content = Content(event.content.role, parts)
+        if content.text.strip():
+            entries.append(
+                Memory(
+                    id=_entry_id(session_id, event.id or f"#{position}"),
+                    content=content,
+                    author=event.author or None,
+                    timestamp=event.timestamp or now,
+                    session_id=session_id,
+                )
+            )
+    return entries
+
+
+def _entry_id(session_id: str, event_id: str) -> str:
+    # A hash, since the two together may be longer than an id. No id holds a NUL: the pair is unambiguous.
+    return hashlib.sha256(f"{session_id}\0{event_id}".encode()).hexdigest()[:32]
+
+
+def checked(entry: Memory) -> Memory:
+    """The entry as it is to be stored: valid, complete and sharing nothing with the caller.
+
+    Raises:
+        InvalidInput: `memory.empty`, `id.invalid`.
+    """
+    if not entry.text.strip():
+        raise InvalidInput("a memory without text could not be found again; give it some", code="memory.empty")
+    if entry.session_id is not None:
+        check_id(entry.session_id, "session_id")
+    return copied(
+        entry,
+        id=check_id(entry.id, "memory id") if entry.id else platform.new_id(),
+        timestamp=entry.timestamp or platform.now(),
+        score=None,
+    )
+
+
+def copied(entry: Memory, **changes: object) -> Memory:
+    """A copy that shares nothing mutable with the entry, with other values of some fields."""
+    return entry.model_copy(update=changes, deep=True)
+
+
+def check_owner(app_name: str, user_id: str, session_id: str | None = None) -> tuple[str, str]:
+    """What the entries of a user are kept under.
+
+    Raises:
+        InvalidInput: `id.invalid`.
+    """
+    owner = check_id(app_name, "app_name"), check_id(user_id, "user_id")
+    if session_id is not None:
+        check_id(session_id, "session_id")
+    return owner
+
+
+def check_query(query: object, limit: object, min_score: object) -> None:
+    """Checks the arguments of `search`.
+
+    Raises:
+        InvalidInput: `memory.invalid_query`.
+    """
+    if not isinstance(query, str):
+        raise InvalidInput(f"the query is a {type(query).__name__}; give text", code="memory.invalid_query")
+    if not query.isascii():
+        try:
+            query.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("the query holds a lone surrogate, which is not text", code="memory.invalid_query") from None
+    if not _is_limit(limit):
+        raise InvalidInput(f"limit is {limit!r}; give 1 to {MAX_LIMIT}", code="memory.invalid_query")
+    if min_score is not None and not (isinstance(min_score, int | float) and math.isfinite(min_score)):
+        raise InvalidInput(f"min_score is {min_score!r}; give a number from 0 to 1", code="memory.invalid_query")
+
+
+def check_page(limit: object, after: str | None) -> tuple[float, str] | None:
+    """The position that a page starts after; None for the first page.
+
+    Raises:
+        InvalidInput: `page.invalid`.
+    """
+    if not _is_limit(limit):
+        raise InvalidInput(f"limit is {limit!r}; give 1 to {MAX_LIMIT}", code="page.invalid")
+    if after is None:
+        return None
+    timestamp, mark, entry_id = after.partition("~")
+    try:
+        if mark:
+            return float(timestamp), entry_id
+    except ValueError:
+        pass
+    raise InvalidInput(f"{after!r} is not a page token; pass MemoryPage.next of the page before", code="page.invalid")
+
+
+def page_token(entry: Memory) -> str:
+    """The token of the page that starts after this entry."""
+    return f"{entry.timestamp!r}~{entry.id}"
+
+
+def _is_limit(limit: object) -> bool:
+    return isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_LIMIT

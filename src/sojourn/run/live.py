@@ -1,0 +1,130 @@
+"""A run while a process executes it: its newest frames, the messages being written, and who waits for more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from sojourn.content import Content, Part
+from sojourn.errors import SojournError
+from sojourn.event import Event
+from sojourn.run.types import Frame, RunRecord
+
+KEPT_FRAMES = 256
+"""How many of the newest frames a live run keeps in memory; readers further behind read the store."""
+
+
+class OpenMessage:
+    """A message that an agent is writing.
+
+    Attributes:
+        id: The id of the event that will seal it.
+        pieces: What was written so far, as (text, thought).
+        size: Characters in all pieces.
+    """
+
+    __slots__ = ("author", "branch", "id", "pieces", "run_id", "size")
+
+    def __init__(self, id: str, run_id: str, author: str, branch: str | None) -> None:
+        self.id = id
+        self.run_id = run_id
+        self.author = author
+        self.branch = branch
+        self.pieces: list[tuple[str, bool]] = []
+        self.size = 0
+
+    def add(self, text: str, thought: bool = False) -> None:
+        """Appends a piece."""
+        self.pieces.append((text, thought))
+        self.size += len(text)
+
+    def content(self) -> Content:
+        """The message as content: neighbouring pieces of one kind make one part."""
+        pieces = self.pieces
+        if len(pieces) == 1:
+            return Content("model", (Part(text=pieces[0][0], thought=pieces[0][1]),))
+        parts: list[Part] = []
+        run: list[str] = []
+        kind = False
+        for text, thought in pieces:
+            if thought is not kind and run:
+                parts.append(Part(text="".join(run), thought=kind))
+                run = []
+            kind = thought
+            run.append(text)
+        if run:
+            parts.append(Part(text="".join(run), thought=kind))
+        return Content("model", tuple(parts))
+
+
+class LiveRun:
+    """A run that this process has queued or executes; readers of any number follow it.
+
+    Attributes:
+        record: The run's record as last stored.
+        frames: The newest frames, each with the message that its event seals, if its pieces were sent.
+        first_pos: The `pos` of the first of `frames`.
+        open: The messages being written, by id.
+        final: The newest final response that this attempt stored.
+        ended: Whether nothing more will come from here: the run is terminal or waits for a person.
+        cause: The exception behind a failure, for callers in this process.
+        failure: What to tell readers if the run has left this process without a terminal frame: the store is away, the
+            session was deleted, the process shuts down.
+    """
+
+    __slots__ = ("_early", "_waiters", "cause", "ended", "failure", "final", "first_pos", "frames", "open", "record")
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.frames: deque[tuple[Frame, OpenMessage | None]] = deque()
+        # The first attempt publishes the whole run from here; of later ones the store has the beginning.
+        self.first_pos = 1 if record.attempt <= 1 else record.last_pos + 1
+        self.open: dict[str, OpenMessage] = {}
+        self.final: Event | None = None
+        self.ended = False
+        self.cause: BaseException | None = None
+        self.failure: SojournError | None = None
+        self._early: dict[int, tuple[Frame, OpenMessage | None]] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def publish(self, frame: Frame, message: OpenMessage | None = None) -> None:
+        """Adds a frame and wakes the readers."""
+        frames = self.frames
+        expected = self.first_pos + len(frames)
+        if frame.pos != expected:
+            # Parallel branches may learn of their commits in another order than the store made them.
+            if frame.pos > expected:
+                self._early[frame.pos] = (frame, message)
+            return
+        frames.append((frame, message))
+        while self._early and (early := self._early.pop(self.first_pos + len(frames), None)) is not None:
+            frames.append(early)
+        while len(frames) > KEPT_FRAMES:
+            frames.popleft()
+            self.first_pos += 1
+        if self._waiters:
+            self.touch()
+
+    def touch(self) -> None:
+        """Wakes the readers."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def end(self) -> None:
+        """Tells the readers that nothing more will come."""
+        self.ended = True
+        self.open.clear()
+        self.touch()
+
+    def waiter(self) -> asyncio.Future[None]:
+        """A future that is done when there may be more to read."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        return future
+
+    async def wait_ended(self) -> None:
+        """Returns when nothing more will come."""
+        while not self.ended:
+            await self.waiter()

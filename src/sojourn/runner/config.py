@@ -1,0 +1,70 @@
+"""What a Runner is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from sojourn.agent.base import Agent
+from sojourn.artifact.service import ArtifactService
+from sojourn.memory.service import MemoryService
+from sojourn.run.config import RunConfig
+from sojourn.run.store import Store
+from sojourn.runner.plugins import Plugin
+
+if TYPE_CHECKING:
+    from sojourn.agent.context import Context
+
+
+class Default:
+    """Marks a service that was omitted: an in-memory one is used. An explicit None turns the service off."""
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT = Default()
+
+TransferPolicy = Callable[["Context", Agent, Agent], "bool | str | None"]
+"""Asked before each hand-over with the context, the agent that hands over and the one that would take over. False, or a
+text that says why, denies it; True or None allows it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RunnerConfig:
+    """What a Runner is made of.
+
+    Attributes:
+        app_name: The app; sessions, state, artifacts and memory belong to it.
+        agent: The root agent.
+        session_service: The store of sessions and runs. In memory if omitted.
+        artifact_service: In memory if omitted; None for none.
+        memory_service: In memory if omitted; None for none.
+        run_config: Defaults of the runs.
+        plugins: Called around runs, agents, steps and events, in order.
+        max_concurrency: Runs executing at once; 0 or less for no bound.
+        max_concurrency_per_user: Of these, how many of one user; None for no bound.
+        max_queue: Runs that may wait for their turn or a slot; None for no bound. Beyond: `limit.queue_full`, before
+            anything is recorded.
+        queue_timeout: Seconds a run may wait for its turn and a slot before it fails with `limit.queue_timeout`; None for no bound.
+        propagate: Context variables whose values at the call are handed into the run; it sees no others.
+        transfer_policy: Governs hand-overs between agents.
+        memory_ingest: `on_run_end`: a session is added to memory after each of its runs; `manual`: only by hand.
+    """
+
+    app_name: str
+    agent: Agent
+    session_service: Store | Default = DEFAULT
+    artifact_service: ArtifactService | Default | None = DEFAULT
+    memory_service: MemoryService | Default | None = DEFAULT
+    run_config: RunConfig = field(default_factory=RunConfig)
+    plugins: Sequence[Plugin] = ()
+    max_concurrency: int = 100
+    max_concurrency_per_user: int | None = None
+    max_queue: int | None = 10_000
+    queue_timeout: float | None = None
+    propagate: Sequence[ContextVar[Any]] = ()
+    transfer_policy: TransferPolicy | None = None
+    memory_ingest: Literal["on_run_end", "manual"] = "manual"

@@ -1,0 +1,245 @@
+"""What all Runners on one store share in this process: the engine, the live runs, and the watch for what others do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from sojourn import platform
+from sojourn.engine.inprocess import InProcessEngine
+from sojourn.engine.protocol import Delivery
+from sojourn.errors import Conflict, NotFound, SojournError
+from sojourn.run.live import LiveRun
+from sojourn.run.store import Change, Store
+from sojourn.run.types import RunRecord, terminal_frame
+from sojourn.runner.watchdog import Watchdog
+from sojourn.session.types import SessionKey
+
+if TYPE_CHECKING:
+    from sojourn.runner.execution import Execution
+    from sojourn.runner.runner import Runner
+
+logger = logging.getLogger("sojourn.run")
+
+CHANGES_SECONDS = 0.5
+"""How often an executor looks for what other processes did."""
+
+BLOCKED_SECONDS = 1.0
+"""How long something may block the event loop before it is told."""
+
+
+class Job:
+    """A run that this process is to execute, from its submission to its end."""
+
+    __slots__ = (
+        "abandoned", "ancestors", "close_with", "context", "delivery", "execution", "in_queue", "live", "queue_timer", "runner",
+        "stop_why",
+    )  # fmt: skip
+
+    def __init__(
+        self, runner: Runner, live: LiveRun, delivery: Delivery, context: contextvars.Context, ancestors: tuple[SessionKey, ...]
+    ) -> None:
+        self.runner = runner
+        self.live = live
+        self.delivery = delivery
+        self.context = context
+        self.ancestors = ancestors
+        self.execution: Execution | None = None
+        self.close_with: SojournError | None = None
+        self.stop_why: str | None = None
+        self.in_queue = False
+        self.abandoned = False
+        self.queue_timer: asyncio.TimerHandle | None = None
+
+
+class Hub:
+    """One per store object."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.runners: WeakSet[Runner] = WeakSet()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.generation = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.engine = InProcessEngine()
+        self.live: dict[int, LiveRun] = {}
+        self.jobs: dict[int, Job] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self._watchdog: Watchdog | None = None
+        self._entered = 0
+
+    def bind(self) -> int:
+        """Makes sure that this belongs to the running event loop; what was live in one that has ended is gone.
+
+        Returns:
+            A number that is another one for each loop.
+
+        Raises:
+            Conflict: `runner.other_loop` while another loop executes runs of this store.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            if self.loop is not None and not self.loop.is_closed() and self.jobs:
+                raise Conflict(
+                    "this store's runs are executed by another event loop of this process; use one loop, or one store object per loop",
+                    code="runner.other_loop",
+                )
+            if self._watchdog is not None:
+                self._watchdog.close()
+            self._reset()
+            self.loop = loop
+            self.generation += 1
+        return self.generation
+
+    def add(self, job: Job) -> None:
+        """Takes in a run that this process is to execute."""
+        uid = job.live.record.uid
+        self.jobs[uid] = job
+        self.live[uid] = job.live
+        if self._watchdog is None and not platform.is_virtual():
+            self._watchdog = Watchdog(asyncio.get_running_loop(), BLOCKED_SECONDS)
+        if len(self.jobs) == 1:
+            if self._watchdog is not None:
+                self._watchdog.watch()
+            if self.store.shared:
+                self.watch_changes()
+
+    def remove(self, job: Job) -> None:
+        """Forgets a run that has ended here; twice is fine."""
+        uid = job.live.record.uid
+        if self.jobs.get(uid) is job:
+            del self.jobs[uid]
+        if self.live.get(uid) is job.live:
+            del self.live[uid]
+        if not self.jobs and self._watchdog is not None:
+            self._watchdog.rest()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Starts background work that `settle` waits for; what it raises is logged."""
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("background work of the runner failed", exc_info=error)
+
+    async def settle(self, seconds: float) -> None:
+        """Waits for the background work under way, but not for ever; what is left then is cancelled."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._tasks:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                for task in set(self._tasks):
+                    task.cancel()
+                return
+            await asyncio.wait(set(self._tasks), timeout=left)
+
+    def at(self, seconds: float, call: Callable[[], Any]) -> None:
+        """Calls something later, unless this hub has stopped by then."""
+        timer: asyncio.TimerHandle
+
+        def due() -> None:
+            self._timers.discard(timer)
+            call()
+
+        timer = asyncio.get_running_loop().call_later(seconds, due)
+        self._timers.add(timer)
+
+    # -- what other processes do ------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """A Runner was entered: changes are watched even while nothing runs."""
+        self._entered += 1
+        if self.store.shared:
+            self.watch_changes()
+
+    def leave(self) -> None:
+        """A Runner was closed."""
+        self._entered = max(0, self._entered - 1)
+        if not self._entered and not self.jobs:
+            self.stop_watching()
+
+    def stop_watching(self) -> None:
+        """Stops looking for changes, for questions that expire, and watching the loop."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        if self._poller is not None:
+            self._poller.cancel()
+            self._poller = None
+        if self._watchdog is not None:
+            self._watchdog.close()
+            self._watchdog = None
+
+    def watch_changes(self) -> None:
+        """Looks for what other processes did, from now on; twice is fine."""
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.get_running_loop().create_task(self._poll(), context=contextvars.Context())
+
+    async def _poll(self) -> None:
+        while self.jobs or self._entered:
+            await asyncio.sleep(CHANGES_SECONDS)
+            try:
+                for change in await self.store.changes():
+                    await self._act_on(change)
+            except SojournError as error:
+                logger.warning("cannot look for changes by other processes: %s", error)
+
+    async def _act_on(self, change: Change) -> None:
+        job = self.jobs.get(change.run_uid)
+        match change.kind:
+            case "cancel" if job is not None:
+                job.runner.stop(job, (change.record.cancel_requested if change.record else None) or "cancelled")
+            case "closed" if job is not None:
+                await self.closed(job)
+            case "queued" if job is None and change.record is not None:
+                for runner in self.runners:
+                    if runner.app_name == change.record.app_name:
+                        runner.deliver(change.record, ahead=True)
+                        return
+
+    async def closed(self, job: Job) -> None:
+        """Acts on a run that was closed over this process's head: by another process, or with its session."""
+        record = job.live.record
+        try:
+            record = await self.store.get_run(record.app_name, record.id, record.user_id)
+        except NotFound:
+            pass
+        if self.engine.withdraw(job.delivery):
+            self.conclude_queued(job, record)
+        else:
+            job.runner.stop(job, "closed by somebody else")
+
+    def conclude_queued(self, job: Job, record: RunRecord) -> None:
+        """Tells the readers of a run that ended before it started."""
+        live = job.live
+        live.record = record
+        if record.status.terminal:
+            live.publish(terminal_frame(record))
+        else:
+            live.failure = NotFound(f"session {record.key} was deleted before run {record.id!r} started", code="session.deleted")
+        live.end()
+        job.runner.left_queue(job)
+        self.remove(job)
+
+
+_hubs: WeakKeyDictionary[Any, Hub] = WeakKeyDictionary()
+
+
+def hub_of(store: Store) -> Hub:
+    """The hub of a store object; two Runners on one store object share it."""
+    hub = _hubs.get(store)
+    if hub is None:
+        hub = _hubs[store] = Hub(store)
+    return hub

@@ -1,0 +1,45 @@
+"""Picks the backend of the store by its URL."""
+
+from __future__ import annotations
+
+import re
+
+from sojourn.errors import InvalidInput, Unsupported
+from sojourn.run.store import Store
+from sojourn.store.sqlite.connection import Synchronous
+from sojourn.store.sqlite.service import SQLiteSessionService
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
+_FORMS = "use 'sqlite:///relative.db' or 'sqlite:////absolute/path.db'"
+
+
+def DatabaseSessionService(url: str, *, synchronous: Synchronous = "full") -> Store:
+    """Sessions and runs in a database.
+
+    Args:
+        url: `sqlite:///relative.db` or `sqlite:////absolute/path.db`.
+        synchronous: Of a SQLite file: `full` survives a loss of power, `normal` the death of the process; see
+            `SQLiteSessionService`.
+
+    Raises:
+        InvalidInput: `store.invalid_url`.
+        Unsupported: `store.unsupported_url` for a database there is no backend for.
+    """
+    # The URL may hold a password, so no message repeats it.
+    scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        raise InvalidInput(f"the database URL has no scheme; {_FORMS}", code="store.invalid_url")
+    if scheme.lower() != "sqlite":
+        raise Unsupported(f"there is no backend for {scheme}:// URLs; {_FORMS}", code="store.unsupported_url")
+    if rest in ("", "/", "/:memory:"):
+        raise InvalidInput(
+            f"the database URL names no file; {_FORMS}; for sessions in memory use InMemorySessionService()",
+            code="store.invalid_url",
+        )
+    if not rest.startswith("/"):
+        raise InvalidInput(f"the database URL names a host, which SQLite has not; {_FORMS}", code="store.invalid_url")
+    if "?" in rest or "#" in rest:
+        raise InvalidInput(
+            "a SQLite URL takes no options; pass them to DatabaseSessionService by name", code="store.invalid_url"
+        )
+    return SQLiteSessionService(rest[1:], synchronous=synchronous)

@@ -1,0 +1,244 @@
+"""The tables, and how a database file gets from one version of them to the next."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sojourn import platform
+from sojourn.errors import Unsupported
+from sojourn.store.sqlite.faults import BUSY_TIMEOUT, is_busy
+
+APPLICATION_ID = 0x536F6A72
+"""Marks a database file as ours (`PRAGMA application_id`): "Sojr"."""
+
+
+class Migration(NamedTuple):
+    """One step from the version before to `version`."""
+
+    version: int
+    why: str
+    statements: tuple[str, ...]
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        1,
+        "sessions and runs",
+        (
+            # AUTOINCREMENT: a deleted key must never come back, or a stale fence would fit a stranger's run.
+            """
+            CREATE TABLE sessions (
+                sid INTEGER PRIMARY KEY AUTOINCREMENT,
+                uid TEXT NOT NULL,
+                app_name TEXT NOT NULL,
+                user_id TEXT NOT NULL,
+                id TEXT NOT NULL,
+                active_agent TEXT,
+                event_count INTEGER NOT NULL,
+                run_no INTEGER NOT NULL,
+                created_at REAL NOT NULL,
+                updated_at REAL NOT NULL
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX sessions_by_key ON sessions (app_name, user_id, id)",
+            "CREATE INDEX sessions_by_app ON sessions (app_name)",
+            # `message` is there until the first attempt begins; from then on it is the event `first_seq`.
+            # `top` is the highest ordinal of the run's events: what lies above it cannot be stored yet.
+            """
+            CREATE TABLE runs (
+                uid INTEGER PRIMARY KEY AUTOINCREMENT,
+                sid INTEGER NOT NULL,
+                id TEXT NOT NULL,
+                app_name TEXT NOT NULL,
+                user_id TEXT NOT NULL,
+                no INTEGER NOT NULL,
+                status TEXT NOT NULL,
+                attempt INTEGER NOT NULL,
+                deaths INTEGER NOT NULL DEFAULT 0,
+                agent TEXT,
+                base_ordinal INTEGER NOT NULL DEFAULT 0,
+                base_seq INTEGER NOT NULL DEFAULT 0,
+                transfers INTEGER NOT NULL DEFAULT 0,
+                first_seq INTEGER,
+                message TEXT,
+                config TEXT NOT NULL,
+                attached INTEGER NOT NULL,
+                cancel_requested TEXT,
+                error TEXT,
+                last_pos INTEGER NOT NULL,
+                top INTEGER NOT NULL DEFAULT 0,
+                retry_of TEXT,
+                usage TEXT,
+                custom_metadata TEXT,
+                answered INTEGER NOT NULL DEFAULT 0,
+                has_undo INTEGER NOT NULL DEFAULT 0,
+                has_asked INTEGER NOT NULL DEFAULT 0,
+                created_at REAL NOT NULL,
+                started_at REAL,
+                finished_at REAL
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX runs_by_id ON runs (app_name, id, user_id)",
+            "CREATE INDEX runs_by_session ON runs (app_name, user_id, sid)",
+            "CREATE INDEX runs_by_app ON runs (app_name)",
+            "CREATE INDEX runs_unfinished ON runs (app_name, sid) WHERE finished_at IS NULL",
+            # `ordinal` is null for an event without identity. `path` is empty outside of branches, else "." and the
+            # branch: so a branch lies below another if its path starts with the other's and a dot.
+            """
+            CREATE TABLE events (
+                sid INTEGER NOT NULL,
+                seq INTEGER NOT NULL,
+                run_uid INTEGER NOT NULL,
+                pos INTEGER,
+                ordinal INTEGER,
+                path TEXT NOT NULL,
+                attempt INTEGER NOT NULL,
+                supersedes INTEGER,
+                superseded INTEGER NOT NULL DEFAULT 0,
+                summary_until INTEGER,
+                body TEXT NOT NULL,
+                PRIMARY KEY (sid, seq)
+            ) STRICT, WITHOUT ROWID
+            """,
+            "CREATE INDEX events_by_run ON events (run_uid, pos)",
+            "CREATE UNIQUE INDEX events_by_identity ON events (run_uid, ordinal, path) WHERE superseded = 0",
+            "CREATE INDEX events_summaries ON events (sid, seq) WHERE summary_until IS NOT NULL AND superseded = 0",
+            # One row per function call that counts; `closed_by` is the event that answered it or called anew.
+            """
+            CREATE TABLE calls (
+                sid INTEGER NOT NULL,
+                call_id TEXT NOT NULL,
+                seq INTEGER NOT NULL,
+                closed_by INTEGER,
+                PRIMARY KEY (sid, call_id, seq)
+            ) STRICT, WITHOUT ROWID
+            """,
+            "CREATE INDEX calls_open ON calls (sid, seq) WHERE closed_by IS NULL",
+            "CREATE TABLE state (owner TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (owner, key))"
+            " STRICT, WITHOUT ROWID",
+            # Values are JSON; null stands for a key that did not exist.
+            """
+            CREATE TABLE undo (
+                id INTEGER PRIMARY KEY,
+                run_uid INTEGER NOT NULL,
+                seq INTEGER NOT NULL,
+                key TEXT NOT NULL,
+                old TEXT,
+                new TEXT,
+                by TEXT
+            ) STRICT
+            """,
+            "CREATE INDEX undo_by_run ON undo (run_uid)",
+            """
+            CREATE TABLE steps (
+                id INTEGER PRIMARY KEY,
+                run_uid INTEGER NOT NULL,
+                key TEXT NOT NULL,
+                status TEXT NOT NULL,
+                result TEXT NOT NULL,
+                error TEXT,
+                attempt INTEGER NOT NULL,
+                started_at REAL NOT NULL,
+                finished_at REAL NOT NULL
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX steps_by_key ON steps (run_uid, key)",
+            """
+            CREATE TABLE interrupts (
+                n INTEGER PRIMARY KEY,
+                run_uid INTEGER NOT NULL,
+                id TEXT NOT NULL,
+                key TEXT NOT NULL,
+                digest TEXT NOT NULL,
+                prompt TEXT NOT NULL,
+                schema TEXT,
+                status TEXT NOT NULL,
+                answer TEXT,
+                created_at REAL NOT NULL,
+                expires_at REAL,
+                answered_at REAL
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX interrupts_by_id ON interrupts (run_uid, id)",
+            "CREATE INDEX interrupts_open ON interrupts (run_uid) WHERE status = 'open'",
+        ),
+    ),
+)
+
+
+def prepare(conn: sqlite3.Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Makes sure that a database file is ours and has the newest tables; creates them in an empty file.
+
+    Any number of processes may do so at once.
+
+    Args:
+        conn: A connection in autocommit mode.
+        path: The file, for messages.
+        migrations: All steps, oldest first.
+
+    Raises:
+        Unsupported: `store.foreign` if the file belongs to another program; `store.schema_newer` if a newer version of
+            Sojourn wrote it.
+    """
+    newest = migrations[-1].version
+    conn.execute("BEGIN")
+    try:
+        version = _version(conn, path, newest)
+    finally:
+        conn.execute("COMMIT")
+    _use_wal(conn)
+    if version < newest:
+        _migrate(conn, path, migrations)
+
+
+def _version(conn: sqlite3.Connection, path: str, newest: int) -> int:
+    (application,) = conn.execute("PRAGMA application_id").fetchone()
+    (version,) = conn.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        if application or version or conn.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+            raise Unsupported(
+                f"{path} is a database of another program; name another file, or an absent one to have it created",
+                code="store.foreign",
+            )
+        return 0
+    if version > newest:
+        raise Unsupported(
+            f"database {path} has schema version {version}, this version of Sojourn knows {newest}; "
+            "upgrade Sojourn, or use another database",
+            code="store.schema_newer",
+        )
+    return int(version)
+
+
+def _use_wal(conn: sqlite3.Connection) -> None:
+    # SQLite does not wait by itself for the lock that a change of the journal mode takes.
+    deadline = platform.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            conn.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or platform.monotonic() > deadline:
+                raise
+            threading.Event().wait(0.01)
+        else:
+            return
+
+
+def _migrate(conn: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> None:
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(conn, path, migrations[-1].version)
+        for step in migrations:
+            if step.version > version:
+                for statement in step.statements:
+                    conn.execute(statement)
+        conn.execute(f"PRAGMA user_version = {migrations[-1].version}")
+        conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise

@@ -1,0 +1,234 @@
+"""The store in a SQLite file: one database behind both seams, for one machine."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from sojourn import jsonvalue, platform
+from sojourn.errors import InvalidInput
+from sojourn.event import Event
+from sojourn.run.status import Move, RunStatus
+from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
+from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
+from sojourn.session.state import StateDelta
+from sojourn.session.types import History, Page, Session, SessionKey
+from sojourn.store.rules import cancelled, check_page, page_after
+from sojourn.store.sqlite import appends, history, runs, sessions
+from sojourn.store.sqlite.connection import Synchronous, connect
+from sojourn.store.sqlite.executor import ExecutorRole
+from sojourn.store.sqlite.log import entry_of
+from sojourn.store.sqlite.messages import Messages
+from sojourn.store.sqlite.watch import Watch
+from sojourn.store.sqlite.worker import Op, Worker
+from sojourn.store.sqlite.writer import Writer
+
+T = TypeVar("T")
+
+
+class SQLiteSessionService:
+    """Sessions and runs in a SQLite file.
+
+    It keeps every rule of `SessionService` and `RunStore`, for any number of tasks and event loops. The file is opened, and
+    created if missing, by the first call. One thread writes, and commits what waits in one go; another one reads.
+
+    **What survives.** A call that writes returns once its transaction is committed. With `synchronous="full"` that is on
+    the disk: it survives `kill -9`, a crash of the operating system and a loss of power, provided the disk keeps what it
+    says it has. With `"normal"` it survives the death of the process; a crash of the operating system or a loss of power
+    may take the newest transactions, always the last ones and each as a whole. Neither can damage the file.
+
+    **Other processes.** Any number may open the same file and read, create, change and delete sessions, ask for cancels,
+    answer and close runs. Executing runs (`submit`, `begin`, `append`, `take_over`) is for one process at a time: the
+    first such call claims that role, and the role ends with `close` or with the process. The file must be on a local disk.
+
+    Args:
+        path: The database file. Its directory must exist.
+        synchronous: `full` or `normal`, as above.
+
+    Raises:
+        InvalidInput: `store.invalid_url` if that cannot be a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, synchronous: Synchronous = "full") -> None:
+        name = os.fspath(path)
+        if not isinstance(name, str) or not name or name == ":memory:" or "\0" in name:
+            raise InvalidInput(
+                "SQLiteSessionService needs the path of a file; for sessions in memory use InMemorySessionService()",
+                code="store.invalid_url",
+            )
+        if synchronous not in ("full", "normal"):
+            raise InvalidInput(f"synchronous is {synchronous!r}; use 'full' or 'normal'", code="store.invalid_option")
+        # Links are followed so that all names of a file share one lock.
+        self.path = os.path.realpath(name)
+        self._role = ExecutorRole(self.path)
+        self._watch = Watch()
+        self._messages = Messages()
+        self._writer = Writer("sojourn-sqlite-writer", self.path, partial(connect, self.path, synchronous=synchronous))
+        self._reader = Worker("sojourn-sqlite-reader", self.path, partial(connect, self.path, read_only=True))
+        # For those who never close: the threads would keep the file open for as long as the process lives.
+        self._finalizer = weakref.finalize(self, _stop, self._writer, self._reader, self._role)
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(
+        self, *, app_name: str, user_id: str, session_id: str | None = None, state: dict[str, Any] | None = None
+    ) -> Session:
+        key = SessionKey(app_name, user_id, session_id if session_id is not None else platform.new_id()).check()
+        delta = StateDelta.of_values(state).durable()
+        return await self._write(lambda conn: sessions.create(conn, key, delta))
+
+    async def get_session(self, *, app_name: str, user_id: str, session_id: str, events: int = 0) -> Session:
+        key = SessionKey(app_name, user_id, session_id).check()
+        return await self._read(lambda conn: sessions.get(conn, key, events))
+
+    async def list_sessions(
+        self, *, app_name: str, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[Session]:
+        check_page(limit)
+        page_after(after)
+        return await self._read(lambda conn: sessions.list_page(conn, app_name, user_id, limit, after))
+
+    async def patch_session(
+        self, *, app_name: str, user_id: str, session_id: str, state_delta: dict[str, Any] | None = None,
+        state_deleted: list[str] | None = None,
+    ) -> Session:  # fmt: skip
+        delta = StateDelta.of_values(state_delta)
+        for name in state_deleted or ():
+            delta.delete(name)
+        key = SessionKey(app_name, user_id, session_id).check()
+        return await self._write(lambda conn: sessions.patch(conn, key, delta.durable()))
+
+    async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> Session:
+        key = SessionKey(app_name, user_id, session_id).check()
+        return await self._write(lambda conn: sessions.delete(conn, key))
+
+    async def list_events(
+        self, *, app_name: str, user_id: str, session_id: str, after: int = 0, limit: int = 100, superseded: bool = False
+    ) -> list[Event]:
+        check_page(limit)
+        key = SessionKey(app_name, user_id, session_id).check()
+        return await self._read(lambda conn: history.page(conn, key, after, limit, superseded))
+
+    async def history(self, key: SessionKey, limit: int | None) -> History:
+        key.check()
+        return await self._read(lambda conn: history.window(conn, key, limit))
+
+    # -- runs: what an executor does --------------------------------------------------------------------------------
+
+    async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
+        new = runs.submission_of(run)
+        messages = self._messages
+
+        def op(conn: Any) -> Submitted:
+            submitted = runs.submit(conn, new, begin)
+            if not submitted.known:
+                messages.put(submitted.record.uid, new.message)
+            return submitted
+
+        await self._execute_runs()
+        return await self._write(op, self._saw_submitted)
+
+    async def begin(self, run_uid: int) -> Begun:
+        await self._execute_runs()
+        return await self._write(lambda conn: runs.begin(conn, run_uid), self._saw_outcome)
+
+    async def append(self, fence: Fence, batch: Batch) -> Appended:
+        new = appends.prepare(batch)
+        messages = self._messages
+        await self._execute_runs()
+        return await self._write(lambda conn: appends.append(conn, fence, new, messages), self._saw_outcome)
+
+    async def take_over(self, run_uid: int, error: RunError, *, move: Move) -> RunRecord:
+        await self._execute_runs()
+        return await self._write(lambda conn: runs.take_over(conn, run_uid, error, move), self._watch.saw)
+
+    async def requeue_lost(self, run_uid: int) -> RunRecord:
+        return await self._write(lambda conn: runs.requeue_lost(conn, run_uid), self._watch.saw)
+
+    async def unfinished(self, app_name: str) -> list[RunRecord]:
+        # In the thread that keeps the watch, so that no run is told twice.
+        return await self._writer.call(lambda conn: runs.unfinished(conn, app_name), committed=self._watch.listed)
+
+    async def become_executor(self) -> None:
+        self._role.claim()
+        await self._writer.call(self._watch.start, committed=self._watch.told)
+
+    async def changes(self) -> list[Change]:
+        if not self._role.held:
+            return []
+        return (await self._writer.call(self._watch.look, committed=self._watch.told)).changes
+
+    # -- runs: what anybody does ------------------------------------------------------------------------------------
+
+    async def request_cancel(self, run_uid: int, reason: str) -> RunRecord:
+        record = await self._write(lambda conn: runs.request_cancel(conn, run_uid, reason), self._watch.asked)
+        if record.status is RunStatus.RUNNING and not self._role.held:
+            with self._role.vacant() as abandoned:
+                if abandoned:
+                    # Its process is dead, so nobody would act on the wish.
+                    error = cancelled(record)
+                    return await self._write(lambda conn: runs.take_over(conn, run_uid, error, Move.CANCEL))
+        return record
+
+    async def close_run(self, run_uid: int, error: RunError, *, move: Move) -> RunRecord:
+        return await self._write(lambda conn: runs.close_run(conn, run_uid, error, move), self._watch.saw)
+
+    async def answer(self, run_uid: int, interrupt_id: str, answer: Any, event: Event) -> Answered:
+        value = jsonvalue.copy(answer, where="answer")
+        entry = entry_of(event, identity=False)
+        return await self._write(lambda conn: runs.answer(conn, run_uid, interrupt_id, value, entry), self._saw_outcome)
+
+    async def get_run(self, app_name: str, run_id: str, user_id: str | None = None) -> RunRecord:
+        return await self._read(lambda conn: runs.get_by_id(conn, app_name, run_id, user_id))
+
+    async def list_runs(self, query: RunQuery, *, limit: int = 100, after: str | None = None) -> Page[RunRecord]:
+        check_page(limit)
+        page_after(after)
+        return await self._read(lambda conn: runs.list_page(conn, query, limit, after))
+
+    async def list_interrupts(
+        self, app_name: str, *, user_id: str | None = None, session_id: str | None = None, run_uid: int | None = None,
+        open_only: bool = True,
+    ) -> list[Interrupt]:  # fmt: skip
+        return await self._read(lambda conn: runs.list_interrupts(conn, app_name, user_id, session_id, run_uid, open_only))
+
+    async def list_steps(self, run_uid: int) -> list[Step]:
+        return await self._read(lambda conn: runs.list_steps(conn, run_uid))
+
+    async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
+        return await self._read(lambda conn: history.of_run(conn, run_uid, after, limit))
+
+    async def close(self) -> None:
+        """Does what waits, closes the file and gives up the executor's role. Afterwards all calls raise `store.closed`."""
+        await self._reader.join()
+        await self._writer.join()
+        self._role.release()
+        self._finalizer.detach()
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    async def _write(self, op: Op[T], committed: Callable[[T], object] | None = None) -> T:
+        return await self._writer.call(op, writes=True, committed=committed)
+
+    async def _read(self, op: Op[T]) -> T:
+        return await self._reader.call(op)
+
+    async def _execute_runs(self) -> None:
+        if not self._role.held:
+            await self.become_executor()
+
+    def _saw_submitted(self, submitted: Submitted) -> None:
+        if not submitted.known:
+            self._watch.saw(submitted.record)
+
+    def _saw_outcome(self, outcome: Begun | Appended | Answered) -> None:
+        self._watch.saw(outcome.record)
+
+
+def _stop(writer: Writer, reader: Worker, role: ExecutorRole) -> None:
+    reader.stop()
+    writer.stop()
+    role.release()

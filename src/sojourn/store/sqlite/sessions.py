@@ -1,0 +1,104 @@
+"""What is done to sessions, as operations on a connection."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sojourn import platform
+from sojourn.errors import InvalidInput
+from sojourn.session.state import StateDelta
+from sojourn.session.types import Page, Session, SessionKey
+from sojourn.store.rules import page_after, page_token, session_exists, session_not_found
+from sojourn.store.sqlite import state
+from sojourn.store.sqlite.history import newest
+from sojourn.store.sqlite.rows import MAX_INTEGER, SESSION, Row, session_of
+
+_SELECT = f"SELECT {SESSION} FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?"
+
+_INSERT = """
+    INSERT INTO sessions (uid, app_name, user_id, id, event_count, run_no, created_at, updated_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+def find(conn: sqlite3.Connection, key: SessionKey) -> Row:
+    """The row of a session, as `SESSION`."""
+    row: Row | None = conn.execute(_SELECT, key).fetchone()
+    if row is None:
+        raise session_not_found(key)
+    return row
+
+
+def insert(conn: sqlite3.Connection, key: SessionKey, *, event_count: int = 0, run_no: int = 0) -> Row:
+    """Stores a session that does not exist, and gives its row."""
+    uid, now = platform.new_id(), platform.now()
+    sid = conn.execute(_INSERT, (uid, *key, event_count, run_no, now, now)).lastrowid
+    return (sid, uid, *key, None, event_count, now, now)
+
+
+def create(conn: sqlite3.Connection, key: SessionKey, delta: StateDelta) -> Session:
+    if conn.execute(_SELECT, key).fetchone() is not None:
+        raise session_exists(key)
+    row = insert(conn, key)
+    state.apply(conn, row[0], key, delta)
+    return session_of(row, state.read(conn, row[0], key.app_name, key.user_id))
+
+
+def get(conn: sqlite3.Connection, key: SessionKey, events: int) -> Session:
+    row = find(conn, key)
+    found = tuple(newest(conn, row[0], events)) if events else ()
+    return session_of(row, state.read(conn, row[0], key.app_name, key.user_id), found)
+
+
+def list_page(conn: sqlite3.Connection, app_name: str, user_id: str | None, limit: int, after: str | None) -> Page[Session]:
+    before = key_after(after)
+    if user_id is None:
+        found = "SELECT sid FROM sessions INDEXED BY sessions_by_app WHERE app_name = ? AND sid < ? ORDER BY sid DESC LIMIT ?"
+        params: Row = (app_name, before, limit + 1)
+    else:
+        # The user's keys come from the index alone; only the page's rows are read.
+        found = (
+            "SELECT sid FROM sessions INDEXED BY sessions_by_key WHERE app_name = ? AND user_id = ? AND sid < ? "
+            "ORDER BY sid DESC LIMIT ?"
+        )
+        params = (app_name, user_id, before, limit + 1)
+    rows = conn.execute(f"SELECT {SESSION} FROM sessions WHERE sid IN ({found}) ORDER BY sid DESC", params).fetchall()
+    items = [session_of(row, {}) for row in rows[:limit]]
+    return Page(items, page_token(items[-1].created_at, str(rows[limit - 1][0])) if len(rows) > limit else None)
+
+
+def key_after(token: str | None) -> int:
+    """The key that those of the next page are below."""
+    position = page_after(token)
+    if position is None:
+        return MAX_INTEGER
+    tie = position[1]
+    if not (tie.isascii() and tie.isdigit() and len(tie) < 19):
+        raise InvalidInput(f"{token!r} is not a page token; pass Page.next of the page before", code="page.invalid")
+    return int(tie)
+
+
+def patch(conn: sqlite3.Connection, key: SessionKey, delta: StateDelta) -> Session:
+    row = find(conn, key)
+    sid, now = row[0], platform.now()
+    state.apply(conn, sid, key, delta)
+    conn.execute("UPDATE sessions SET updated_at = ? WHERE sid = ?", (now, sid))
+    return session_of((*row[:-1], now), state.read(conn, sid, key.app_name, key.user_id))
+
+
+_RUNS_OF_SESSION = "SELECT uid FROM runs INDEXED BY runs_by_session WHERE app_name = ? AND user_id = ? AND sid = ?"
+
+
+def delete(conn: sqlite3.Connection, key: SessionKey) -> Session:
+    row = find(conn, key)
+    sid = row[0]
+    before = session_of(row, state.read(conn, sid, key.app_name, key.user_id))
+    scope = (key.app_name, key.user_id, sid)
+    for table in ("undo", "steps", "interrupts"):
+        conn.execute(f"DELETE FROM {table} WHERE run_uid IN ({_RUNS_OF_SESSION})", scope)
+    conn.execute(f"DELETE FROM runs WHERE uid IN ({_RUNS_OF_SESSION})", scope)
+    conn.execute("DELETE FROM calls WHERE sid = ?", (sid,))
+    conn.execute("DELETE FROM events WHERE sid = ?", (sid,))
+    conn.execute("DELETE FROM state WHERE owner = ?", (state.owner_text((), sid),))
+    conn.execute("DELETE FROM sessions WHERE sid = ?", (sid,))
+    return before

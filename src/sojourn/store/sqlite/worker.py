@@ -1,0 +1,199 @@
+"""A thread that owns a connection, and the calls that coroutines of any event loop make into it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from sojourn.errors import SojournError, Unavailable
+from sojourn.store.sqlite.faults import fault
+
+T = TypeVar("T")
+
+Op = Callable[[sqlite3.Connection], T]
+"""Work on a connection, inside of a transaction that somebody else begins and ends."""
+
+MAX_BATCH = 512
+"""How many waiting calls are taken up at once."""
+
+
+class Outcome(asyncio.Future[Any]):
+    """The outcome of a call, which a task waits for even while it is being cancelled.
+
+    A task whose future refuses to be cancelled gets its `CancelledError` when it wakes up: the outcome is known by then.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Refuses: what the thread does cannot be taken back."""
+        return False
+
+
+class Call:
+    """One piece of work and who waits for it.
+
+    Attributes:
+        op: The work.
+        writes: Whether it may write.
+        committed: Called in the thread with the result, before anything else runs there, once that is durable.
+    """
+
+    __slots__ = ("committed", "error", "op", "outcome", "result", "writes")
+
+    def __init__(
+        self, op: Op[Any], outcome: Outcome, writes: bool = False, committed: Callable[[Any], object] | None = None
+    ) -> None:
+        self.op = op
+        self.outcome = outcome
+        self.writes = writes
+        self.committed = committed
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Worker:
+    """Runs calls in a thread of its own, which starts with the first call.
+
+    Args:
+        name: Name of the thread.
+        path: The database file, for messages.
+        connect: Opens the connection; called in the thread, and again after it failed.
+    """
+
+    def __init__(self, name: str, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._name = name
+        self._path = path
+        self._connect = connect
+        # None tells the thread to end; it is the last thing that is put in.
+        self._queue: SimpleQueue[Call | None] = SimpleQueue()
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._ended = False
+        self._joining: list[Call] = []
+
+    async def call(self, op: Op[T], *, writes: bool = False, committed: Callable[[T], object] | None = None) -> T:
+        """Runs `op` in the thread and returns what it returns. A cancelled caller waits for the outcome first.
+
+        Args:
+            op: The work.
+            writes: Whether it may write.
+            committed: Called in the thread with the result once that is durable.
+
+        Raises:
+            Unavailable: `store.closed` after `stop`; `store.unavailable` if the database fails.
+        """
+        outcome = Outcome()
+        with self._lock:
+            if self._stopping:
+                raise Unavailable(f"database {self._path} has been closed; open it again", code="store.closed", retryable=False)
+            if self._thread is None:
+                # A daemon: a process that exits does not wait for it, and what was acknowledged is durable.
+                self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+                self._thread.start()
+            self._queue.put(Call(op, outcome, writes, committed))
+        result: T = await outcome
+        return result
+
+    def stop(self) -> None:
+        """Takes no more calls; the thread does those that wait, closes the connection, and ends."""
+        with self._lock:
+            if not self._stopping:
+                self._stopping = True
+                self._ended = self._thread is None
+                self._queue.put(None)
+
+    async def join(self) -> None:
+        """Stops, and waits for the end of the thread."""
+        self.stop()
+        outcome = Outcome()
+        with self._lock:
+            if self._ended:
+                return
+            self._joining.append(Call(_nothing, outcome))
+        await outcome
+
+    def _main(self) -> None:
+        queue = self._queue
+        conn: sqlite3.Connection | None = None
+        stopping = False
+        while not stopping:
+            taken = [queue.get()]
+            for _ in range(min(queue.qsize(), MAX_BATCH - 1)):
+                taken.append(queue.get_nowait())
+            calls = [c for c in taken if c is not None]
+            stopping = len(calls) < len(taken)
+            if calls:
+                try:
+                    conn = conn or self._connect()
+                    self._run(conn, calls)
+                except BaseException as error:
+                    fail(calls, error, self._path)
+                deliver(calls)
+        if conn is not None:
+            conn.close()
+        with self._lock:
+            self._ended = True
+        deliver(self._joining)
+
+    def _run(self, conn: sqlite3.Connection, calls: Sequence[Call]) -> None:
+        """Does the calls and leaves result or error in each. This one is for calls that only read."""
+        for call in calls:
+            try:
+                conn.execute("BEGIN")
+                call.result = call.op(conn)
+            except BaseException as error:
+                fail([call], error, self._path)
+            finally:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+
+
+def fail(calls: Sequence[Call], error: BaseException, path: str) -> None:
+    """Leaves an error in each of the calls: one of its own, for it will carry the traceback of who waits."""
+    for call in calls:
+        call.result = None
+        if isinstance(error, sqlite3.Error | OSError):
+            call.error = fault(error, path)
+        elif isinstance(error, SojournError):
+            call.error = copy_of(error)
+        else:
+            call.error = error
+
+
+def copy_of(error: SojournError) -> SojournError:
+    """Another error that says the same."""
+    twin = type(error)(error.message, code=error.code, retryable=error.retryable, retry_after=error.retry_after)
+    twin.__cause__ = error.__cause__
+    return twin
+
+
+def deliver(calls: Sequence[Call]) -> None:
+    """Wakes those who wait, with one message to each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Call]] = {}
+    for call in calls:
+        by_loop.setdefault(call.outcome.get_loop(), []).append(call)
+    for loop, of_loop in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, of_loop)
+        except RuntimeError:
+            # The loop is closed: nobody waits there any more.
+            continue
+
+
+def _resolve(calls: Sequence[Call]) -> None:
+    for call in calls:
+        if call.outcome.done():
+            continue
+        if call.error is None:
+            call.outcome.set_result(call.result)
+        else:
+            call.outcome.set_exception(call.error)
+
+
+def _nothing(conn: sqlite3.Connection) -> None:
+    """What is called for when only the end is waited for."""

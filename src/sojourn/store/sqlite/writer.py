@@ -1,0 +1,55 @@
+"""Group commit: the calls that wait share one transaction, and one wait for the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from sojourn.store.sqlite.worker import Call, Worker, fail
+
+
+class Writer(Worker):
+    """Runs waiting calls together in one transaction, and tells their outcome once that is committed.
+
+    A call does all its checks before its first write, so one that is refused has written nothing, and the others go on.
+    If one fails in any other way, the transaction is rolled back and each call gets one of its own: only the culprit fails.
+    """
+
+    def _run(self, conn: sqlite3.Connection, calls: Sequence[Call]) -> None:
+        conn.execute("BEGIN IMMEDIATE" if any(c.writes for c in calls) else "BEGIN")
+        for call in calls:
+            written = conn.total_changes
+            try:
+                call.error = None
+                call.result = call.op(conn)
+            except BaseException as error:
+                if isinstance(error, sqlite3.Error) or conn.total_changes != written:
+                    _rollback(conn)
+                    self._run_alone(conn, calls, error)
+                    return
+                call.error = error
+        try:
+            conn.execute("COMMIT")
+        except BaseException as error:
+            _rollback(conn)
+            fail(calls, error, self._path)
+            return
+        for call in calls:
+            if call.committed is not None and call.error is None:
+                call.committed(call.result)
+
+    def _run_alone(self, conn: sqlite3.Connection, calls: Sequence[Call], error: BaseException) -> None:
+        if len(calls) == 1:
+            fail(calls, error, self._path)
+            return
+        for call in calls:
+            try:
+                self._run(conn, [call])
+            except BaseException as failure:
+                fail([call], failure, self._path)
+
+
+def _rollback(conn: sqlite3.Connection) -> None:
+    # SQLite has done so itself after some errors, a full disk among them.
+    if conn.in_transaction:
+        conn.execute("ROLLBACK")

@@ -1,0 +1,590 @@
+"""What every artifact service must do.
+
+    class TestMyArtifactService(ArtifactServiceConformance):
+        @pytest.fixture
+        def service(self, tmp_path):
+            return MyArtifactService(tmp_path)
+
+The cases run under anyio's pytest plugin. Each needs a service without any artifacts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sojourn.artifact.service import ArtifactService
+from sojourn.artifact.types import ArtifactScope, parse_artifact_uri
+from sojourn.content import Part
+from sojourn.errors import InvalidInput, NotFound, Unavailable
+
+ALICE = ArtifactScope("app", "alice", "session", "uid-1")
+ALICE_ELSEWHERE = ArtifactScope("app", "alice", "other session", "uid-2")
+ALICE_RECREATED = ArtifactScope("app", "alice", "session", "uid-3")
+BOB = ArtifactScope("app", "bob", "session", "uid-4")
+BOB_SAME_UID = ArtifactScope("app", "bob", "session", "uid-1")
+OTHER_APP = ArtifactScope("other app", "alice", "session", "uid-5")
+OTHER_APP_SAME_UID = ArtifactScope("other app", "alice", "session", "uid-1")
+
+NASTY_BYTES = bytes(range(256)) + "\x00é😀\r\n".encode()
+
+UNSAFE_NAMES = [
+    "", "/", "/etc/passwd", "..", ".", "../x", "a/../../x", "a/..", "./a", "a/./b", "a//b", "a/", "a\\b", "..\\x", "c:",
+    "c:/x", "a\x00b", "a\nb", "user:", "user:/x", "user:../x", "user:a/../../x", "x" * 257,
+]  # fmt: skip
+
+ODD_NAMES = [
+    "résumé.pdf", "履歴書.pdf", "😀", "a b", "%2e%2e", "%2F", "a%00b", "a/b/c", "...", ".hidden", "a.", "ab:c", "users:x",
+    "User:x", "user", "session", "data", "meta.json", "0", "1/0", "con", "~", "a~b", "*?<>|\"'$(x)", "é", "e\u0301",
+    "ﬁle", "A", "a", "aA", "Aa", "x" * 256, "é" * 128, "x" * 255 + "y", "user:shared", "user:a/b", "user:user:x",
+    "user:" + "ü" * 125,
+]  # fmt: skip
+
+ODD_IDS = [
+    "../../x", "/abs", "..", ".", "a/b", "a\\b", "%2e", "é", "e\u0301", "A", "a", "x" * 256, "x" * 255 + "y", "~", "user",
+    "session", "a b", " ", "😀",
+]  # fmt: skip
+
+
+async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
+    """The pieces, one by one."""
+    for piece in pieces:
+        yield piece
+
+
+async def load_bytes(service: ArtifactService, scope: ArtifactScope, name: str, version: int | None = None) -> bytes:
+    """The bytes of a version that was saved as bytes."""
+    part = await service.load_artifact(scope, name, version)
+    assert part.inline_data is not None
+    return part.inline_data.data
+
+
+async def assert_absent(service: ArtifactService, scope: ArtifactScope, name: str, version: int | None = None) -> None:
+    """Fails unless every way to the artifact says that it does not exist."""
+    calls: Sequence[Awaitable[Any]] = (service.load_artifact(scope, name, version), service.open_artifact(scope, name, version))
+    for call in calls:
+        with pytest.raises(NotFound) as caught:
+            await call
+        assert caught.value.code == "artifact.not_found"
+    if version is None:
+        assert name not in await service.list_artifact_names(scope)
+        for gone in (service.list_versions(scope, name), service.delete_artifact(scope, name)):
+            with pytest.raises(NotFound) as caught:
+                await gone
+            assert caught.value.code == "artifact.not_found"
+
+
+class ArtifactServiceConformance:
+    """Subclass it and give a `service`; give a `failing_service` too where storage can fail."""
+
+    pytestmark = pytest.mark.anyio
+
+    large_bytes = 8 * 1024 * 1024
+    """Size of the large artifacts that the cases save."""
+
+    @pytest.fixture
+    def service(self) -> ArtifactService:
+        """A service without artifacts."""
+        raise NotImplementedError("override the fixture 'service'")
+
+    @pytest.fixture
+    def failing_service(self) -> ArtifactService:
+        """A service whose storage fails at every call."""
+        pytest.skip("this service has no storage that could fail")
+
+    async def test_is_an_artifact_service(self, service: ArtifactService) -> None:
+        assert isinstance(service, ArtifactService)
+
+    # Versions
+
+    async def test_versions_count_from_zero(self, service: ArtifactService) -> None:
+        for number in range(12):
+            assert await service.save_artifact(ALICE, "report.pdf", b"v%d" % number) == number
+        assert await load_bytes(service, ALICE, "report.pdf") == b"v11"
+        for number in range(12):
+            assert await load_bytes(service, ALICE, "report.pdf", number) == b"v%d" % number
+
+    async def test_each_name_has_versions_of_its_own(self, service: ArtifactService) -> None:
+        assert await service.save_artifact(ALICE, "a", b"1") == 0
+        assert await service.save_artifact(ALICE, "b", b"2") == 0
+        assert await service.save_artifact(ALICE, "a/b", b"3") == 0
+        assert await service.save_artifact(ALICE, "a", b"4") == 1
+        assert await load_bytes(service, ALICE, "a/b") == b"3"
+
+    async def test_equal_data_is_saved_again(self, service: ArtifactService) -> None:
+        assert [await service.save_artifact(ALICE, "a", b"same") for _ in range(3)] == [0, 1, 2]
+
+    async def test_50_concurrent_saves_get_50_versions(self, service: ArtifactService) -> None:
+        async def save(number: int) -> tuple[int, bytes]:
+            data = b"%d " % number * (1 + number * 97)
+            whole = number % 2 == 0
+            return await service.save_artifact(ALICE, "report.pdf", data if whole else stream(data[:5], data[5:])), data
+
+        saved = await asyncio.gather(*(save(n) for n in range(50)))
+        assert sorted(version for version, _ in saved) == list(range(50))
+        for version, data in saved:
+            assert await load_bytes(service, ALICE, "report.pdf", version) == data
+        versions = await service.list_versions(ALICE, "report.pdf")
+        assert [v.version for v in versions] == list(range(50))
+        assert [v.size for v in versions] == [len(data) for _, data in sorted(saved)]
+
+    async def test_list_versions_tells_all_that_is_known(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "a.png", b"12345", mime_type="image/png", custom_metadata={"k": 1})
+        await service.save_artifact(ALICE, "a.png", Part.from_bytes(b"", "image/jpeg", display_name="Größe"))
+        first, second = await service.list_versions(ALICE, "a.png")
+        assert (first.name, first.version, first.mime_type, first.size) == ("a.png", 0, "image/png", 5)
+        assert (first.custom_metadata, first.display_name, first.is_text) == ({"k": 1}, None, False)
+        assert (second.name, second.version, second.mime_type, second.size) == ("a.png", 1, "image/jpeg", 0)
+        assert (second.custom_metadata, second.display_name, second.is_text) == ({}, "Größe", False)
+        assert 0 < first.created_at <= second.created_at
+
+    async def test_missing_is_not_found(self, service: ArtifactService) -> None:
+        await assert_absent(service, ALICE, "a")
+        await assert_absent(service, ALICE, "a", 0)
+        await service.save_artifact(ALICE, "a", b"x")
+        await assert_absent(service, ALICE, "a", 1)
+        await assert_absent(service, ALICE, "A")
+        await assert_absent(service, ALICE, "a/b")
+        await assert_absent(service, ALICE, "user:a")
+        assert await service.list_artifact_names(BOB) == []
+
+    @pytest.mark.parametrize("version", [-1, True, 1.0, "0", 10**18])
+    async def test_versions_that_cannot_be_are_refused(self, service: ArtifactService, version: Any) -> None:
+        for call in (service.load_artifact, service.open_artifact):
+            with pytest.raises(InvalidInput) as caught:
+                await call(ALICE, "a", version)
+            assert caught.value.code == "artifact.invalid_version"
+
+    # What goes in comes out
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            Part.from_bytes(NASTY_BYTES, "application/x-nasty"),
+            Part.from_bytes(b"", "image/png"),
+            Part.from_bytes(b"text", "text/plain"),
+            Part.from_bytes(b"named", "image/png", display_name="Größe \x00 😀"),
+            Part.from_text("NUL \x00, é, 😀, \r\n"),
+            Part.from_text(""),
+        ],
+        ids=["bytes", "empty-bytes", "text-as-bytes", "display-name", "text", "empty-text"],
+    )
+    async def test_a_part_comes_back_as_it_was(self, service: ArtifactService, part: Part) -> None:
+        await service.save_artifact(ALICE, "a", part)
+        assert await service.load_artifact(ALICE, "a") == part
+        data = part.inline_data.data if part.inline_data else (part.text or "").encode()
+        assert await (await service.open_artifact(ALICE, "a")).read() == data
+
+    @pytest.mark.parametrize("data", [NASTY_BYTES, b"", b"\x00", b"\r\n"])
+    async def test_bytes_come_back_as_a_part(self, service: ArtifactService, data: bytes) -> None:
+        await service.save_artifact(ALICE, "a", data)
+        assert await service.load_artifact(ALICE, "a") == Part.from_bytes(data, "application/octet-stream")
+
+    async def test_the_mime_type_can_be_given(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "a", Part.from_bytes(b"x", "image/png"), mime_type="image/webp")
+        await service.save_artifact(ALICE, "a", Part.from_text("# x"), mime_type="text/markdown; charset=utf-8")
+        await service.save_artifact(ALICE, "a", Part.from_text("x"))
+        assert await service.load_artifact(ALICE, "a", 0) == Part.from_bytes(b"x", "image/webp")
+        assert await service.load_artifact(ALICE, "a", 1) == Part.from_text("# x")
+        types = [v.mime_type for v in await service.list_versions(ALICE, "a")]
+        assert types == ["image/webp", "text/markdown; charset=utf-8", "text/plain"]
+
+    @pytest.mark.parametrize(
+        "mime_type", ["", "png", "image/", "/png", "image/png\r\nX-Evil: 1", "bild/größe", "a/" + "x" * 300]
+    )
+    async def test_mime_types_that_are_none_are_refused(self, service: ArtifactService, mime_type: str) -> None:
+        for data in (b"x", Part.from_bytes(b"x", mime_type)):
+            given = mime_type if isinstance(data, bytes) else None
+            with pytest.raises(InvalidInput) as caught:
+                await service.save_artifact(ALICE, "a", data, mime_type=given)
+            assert caught.value.code == "artifact.invalid_mime_type"
+        await assert_absent(service, ALICE, "a")
+
+    async def test_metadata_is_any_json(self, service: ArtifactService) -> None:
+        metadata = {"nul": "\x00", "big": 2**80, "π": [1, 2.5, None, True, {"": "😀"}], "name": "x", "version": 9, "size": -1}
+        await service.save_artifact(ALICE, "a", b"x", custom_metadata=metadata)
+        (info,) = await service.list_versions(ALICE, "a")
+        assert info.custom_metadata == metadata
+        assert (info.name, info.version, info.size) == ("a", 0, 1)
+
+    @pytest.mark.parametrize("metadata", [{"x": float("nan")}, {"x": object()}, {1: "x"}, {"x": "\ud800"}, ["x"]])
+    async def test_metadata_that_is_not_json_is_refused(self, service: ArtifactService, metadata: Any) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            await service.save_artifact(ALICE, "a", b"x", custom_metadata=metadata)
+        assert caught.value.code == "json.invalid"
+        await assert_absent(service, ALICE, "a")
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            "text",
+            None,
+            7,
+            ["x"],
+            Part(),
+            Part.from_uri("https://example.org"),
+            Part.from_function_call("f"),
+            Part.from_text("x").model_copy(update={"inline_data": Part.from_bytes(b"x").inline_data}),
+        ],
+        ids=["str", "none", "int", "list", "empty-part", "uri", "call", "two-kinds"],
+    )
+    async def test_data_that_is_no_data_is_refused(self, service: ArtifactService, data: Any) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            await service.save_artifact(ALICE, "a", data)
+        assert caught.value.code == "artifact.invalid_data"
+        await assert_absent(service, ALICE, "a")
+
+    @pytest.mark.parametrize("piece", ["text", None, 7])
+    async def test_a_stream_of_anything_but_bytes_is_refused(self, service: ArtifactService, piece: Any) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            await service.save_artifact(ALICE, "a", stream(bytes(2 * 1024 * 1024), piece))
+        assert caught.value.code == "artifact.invalid_data"
+        await assert_absent(service, ALICE, "a")
+
+    async def test_what_goes_in_and_out_is_a_copy(self, service: ArtifactService) -> None:
+        data: Any = bytearray(b"before")
+        metadata = {"list": [1]}
+        await service.save_artifact(ALICE, "a", data, custom_metadata=metadata)
+        data[:] = b"after!"
+        metadata["list"].append(2)
+        opened = await service.open_artifact(ALICE, "a")
+        for info in (*await service.list_versions(ALICE, "a"), opened.info):
+            info.custom_metadata["list"].append(3)
+            with pytest.raises((FrozenInstanceError, ValidationError)):
+                info.size = 7  # type: ignore[misc]
+        assert await load_bytes(service, ALICE, "a") == b"before"
+        assert (await service.list_versions(ALICE, "a"))[0].custom_metadata == {"list": [1]}
+
+    async def test_a_buffer_that_is_used_again_is_copied(self, service: ArtifactService) -> None:
+        buffer = bytearray(4)
+
+        async def pieces() -> AsyncIterator[Any]:
+            for number in range(3):
+                buffer[:] = b"%04d" % number
+                yield memoryview(buffer)
+
+        await service.save_artifact(ALICE, "a", pieces())
+        buffer[:] = b"gone"
+        assert await load_bytes(service, ALICE, "a") == b"000000010002"
+
+    # Streams
+
+    async def test_large_bytes_stream(self, service: ArtifactService) -> None:
+        piece = bytes(range(256)) * 256
+        count = self.large_bytes // len(piece)
+        await service.save_artifact(ALICE, "large", stream(*[piece] * count, b"end"), mime_type="video/mp4")
+        opened = await service.open_artifact(ALICE, "large")
+        assert (opened.info.size, opened.info.mime_type) == (count * len(piece) + 3, "video/mp4")
+        chunks = [chunk async for chunk in opened.chunks]
+        assert all(chunks)
+        assert max(map(len, chunks)) < opened.info.size
+        assert b"".join(chunks) == piece * count + b"end"
+
+    async def test_large_bytes_at_once(self, service: ArtifactService) -> None:
+        data = bytes(range(256)) * (self.large_bytes // 256)
+        await service.save_artifact(ALICE, "large", data)
+        assert await load_bytes(service, ALICE, "large") == data
+
+    @pytest.mark.parametrize("pieces", [(), (b"",), (b"", b"a", b"", b"b", b"")])
+    async def test_empty_pieces_and_streams(self, service: ArtifactService, pieces: tuple[bytes, ...]) -> None:
+        await service.save_artifact(ALICE, "a", stream(*pieces))
+        assert await load_bytes(service, ALICE, "a") == b"".join(pieces)
+        assert all([chunk async for chunk in (await service.open_artifact(ALICE, "a")).chunks])
+
+    async def test_open_takes_a_version(self, service: ArtifactService) -> None:
+        for data in (b"first", b"second"):
+            await service.save_artifact(ALICE, "a", data)
+        opened = await service.open_artifact(ALICE, "a", 0)
+        assert (opened.info.version, await opened.read()) == (0, b"first")
+        assert (await service.open_artifact(ALICE, "a")).info.version == 1
+
+    async def test_a_reader_may_leave(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "large", bytes(self.large_bytes))
+        unread = await service.open_artifact(ALICE, "large")
+        async for _ in (await service.open_artifact(ALICE, "large")).chunks:
+            break
+        del unread
+        await service.delete_artifact(ALICE, "large")
+        await assert_absent(service, ALICE, "large")
+
+    async def test_what_was_opened_can_be_read_after_its_deletion(self, service: ArtifactService) -> None:
+        data = bytes(range(256)) * (self.large_bytes // 256)
+        await service.save_artifact(ALICE, "a", data)
+        unread, begun = [await service.open_artifact(ALICE, "a") for _ in range(2)]
+        start = await anext(aiter(begun.chunks))
+        await service.delete_artifact(ALICE, "a")
+        await service.save_artifact(ALICE, "a", b"anew")
+        assert start + await begun.read() == data
+        assert await unread.read() == data
+        assert await load_bytes(service, ALICE, "a") == b"anew"
+
+    async def test_an_error_of_the_stream_saves_nothing(self, service: ArtifactService) -> None:
+        async def broken() -> AsyncIterator[bytes]:
+            yield bytes(2 * 1024 * 1024)
+            raise OSError("the source broke")
+
+        with pytest.raises(OSError, match="the source broke"):
+            await service.save_artifact(ALICE, "a", broken())
+        await assert_absent(service, ALICE, "a")
+        assert await service.save_artifact(ALICE, "a", b"x") == 0
+
+    async def test_a_save_cancelled_in_its_stream_saves_nothing(self, service: ArtifactService) -> None:
+        waiting = asyncio.Event()
+
+        async def endless() -> AsyncIterator[bytes]:
+            yield bytes(2 * 1024 * 1024)
+            waiting.set()
+            await asyncio.Event().wait()
+
+        await service.save_artifact(ALICE, "old", b"kept")
+        for name in ("new", "old"):
+            waiting.clear()
+            task = asyncio.create_task(service.save_artifact(ALICE, name, endless()))
+            await waiting.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await assert_absent(service, ALICE, "new")
+        assert [v.version for v in await service.list_versions(ALICE, "old")] == [0]
+        assert await service.save_artifact(ALICE, "new", b"x") == 0
+        assert await service.save_artifact(ALICE, "old", b"x") == 1
+
+    @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 100, 1000])
+    async def test_a_save_cancelled_after_its_stream_saves_all_or_nothing(self, service: ArtifactService, turns: int) -> None:
+        ended = asyncio.Event()
+
+        async def ending() -> AsyncIterator[bytes]:
+            yield bytes(3_000_000)
+            ended.set()
+
+        task = asyncio.create_task(service.save_artifact(ALICE, "a", ending()))
+        await ended.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        names = await service.list_artifact_names(ALICE)
+        sizes = [v.size for v in await service.list_versions(ALICE, "a")] if names else []
+        assert sizes in ([], [3_000_000])
+        assert task.cancelled() or (task.result(), sizes) == (0, [3_000_000])
+        assert await service.save_artifact(ALICE, "a", b"x") == len(sizes)
+
+    async def test_a_stream_is_not_visible_before_its_end(self, service: ArtifactService) -> None:
+        async def looking() -> AsyncIterator[bytes]:
+            yield bytes(2 * 1024 * 1024)
+            await assert_absent(service, ALICE, "a")
+            assert await service.save_artifact(ALICE, "a", b"overtakes") == 0
+            yield b"end"
+
+        assert await service.save_artifact(ALICE, "a", looking()) == 1
+        assert (await load_bytes(service, ALICE, "a")).endswith(b"\x00end")
+
+    # Names
+
+    async def test_odd_names_are_names(self, service: ArtifactService) -> None:
+        for number, name in enumerate(ODD_NAMES):
+            assert await service.save_artifact(ALICE, name, b"%d" % number) == 0, name
+        for number, name in enumerate(ODD_NAMES):
+            assert await load_bytes(service, ALICE, name) == b"%d" % number
+            assert [v.name for v in await service.list_versions(ALICE, name)] == [name]
+        assert await service.list_artifact_names(ALICE) == sorted(ODD_NAMES)
+        for name in ODD_NAMES:
+            await service.delete_artifact(ALICE, name)
+        assert await service.list_artifact_names(ALICE) == []
+
+    @pytest.mark.parametrize("name", UNSAFE_NAMES)
+    async def test_unsafe_names_are_refused(self, service: ArtifactService, name: str) -> None:
+        for call in (
+            service.save_artifact(ALICE, name, b"x"),
+            service.load_artifact(ALICE, name),
+            service.open_artifact(ALICE, name),
+            service.list_versions(ALICE, name),
+            service.delete_artifact(ALICE, name),
+        ):
+            with pytest.raises(InvalidInput) as caught:
+                await call
+            assert caught.value.code == "artifact.invalid_name"
+
+    @pytest.mark.parametrize("bad", ["", "a\x00b", "a\nb", "x" * 257, "\ud800", None, 7])
+    async def test_ids_that_are_none_are_refused(self, service: ArtifactService, bad: Any) -> None:
+        for field in ArtifactScope._fields:
+            scope = ALICE._replace(**{field: bad})
+            for call in (
+                service.save_artifact(scope, "../x", b"x"),
+                service.load_artifact(scope, "a"),
+                service.open_artifact(scope, "a"),
+                service.list_artifact_names(scope),
+                service.list_versions(scope, "a"),
+                service.delete_artifact(scope, "a"),
+                service.delete_session_artifacts(scope),
+            ):
+                with pytest.raises(InvalidInput) as caught:
+                    await call
+                assert caught.value.code == "id.invalid"
+        for app_name, user_id in ((bad, "alice"), ("app", bad)):
+            with pytest.raises(InvalidInput) as caught:
+                await service.delete_user_artifacts(app_name, user_id)
+            assert caught.value.code == "id.invalid"
+
+    async def test_odd_ids_are_different_owners(self, service: ArtifactService) -> None:
+        scopes = [ArtifactScope("app", "alice", "s", odd) for odd in ODD_IDS]
+        scopes += [ArtifactScope("app", odd, "s", "uid") for odd in ODD_IDS]
+        scopes += [ArtifactScope(odd, "alice", "s", "uid") for odd in ODD_IDS]
+        for number, scope in enumerate(scopes):
+            assert await service.save_artifact(scope, "a", b"%d" % number) == 0, scope
+        for number, scope in enumerate(scopes):
+            assert await service.list_artifact_names(scope) == ["a"]
+            assert await load_bytes(service, scope, "a") == b"%d" % number
+
+    async def test_the_uri_of_a_version_names_it(self, service: ArtifactService) -> None:
+        for name in ("reports/july 1.pdf", "user:é?#%"):
+            await service.save_artifact(ALICE, name, b"0")
+            await service.save_artifact(ALICE, name, b"1")
+            for info in await service.list_versions(ALICE, name):
+                ref = parse_artifact_uri(info.uri)
+                assert await load_bytes(service, ALICE, ref.name, ref.version) == b"%d" % info.version
+
+    # Scopes
+
+    async def test_user_names_are_shared_by_the_users_sessions(self, service: ArtifactService) -> None:
+        assert await service.save_artifact(ALICE, "user:photo", b"0") == 0
+        assert await service.save_artifact(ALICE_ELSEWHERE, "user:photo", b"1") == 1
+        assert await load_bytes(service, ALICE, "user:photo") == b"1"
+        assert await service.list_artifact_names(ALICE_RECREATED) == ["user:photo"]
+        await assert_absent(service, ALICE, "photo")
+        for scope in (BOB, BOB_SAME_UID, OTHER_APP, OTHER_APP_SAME_UID):
+            await assert_absent(service, scope, "user:photo")
+
+    async def test_other_names_belong_to_the_session(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "a", b"x")
+        for scope in (ALICE_ELSEWHERE, ALICE_RECREATED, BOB, BOB_SAME_UID, OTHER_APP, OTHER_APP_SAME_UID):
+            await assert_absent(service, scope, "a")
+            await assert_absent(service, scope, "a", 0)
+        assert await service.save_artifact(BOB_SAME_UID, "a", b"bob's") == 0
+        assert await load_bytes(service, ALICE, "a") == b"x"
+
+    async def test_a_recreated_session_starts_empty(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "a", b"old")
+        await assert_absent(service, ALICE_RECREATED, "a")
+        assert await service.save_artifact(ALICE_RECREATED, "a", b"new") == 0
+        await service.delete_session_artifacts(ALICE)
+        assert await load_bytes(service, ALICE_RECREATED, "a") == b"new"
+
+    async def test_names_are_listed_in_order(self, service: ArtifactService) -> None:
+        for name in ("b", "user:a", "a", "B", "é", "a/b", "a-b", "z"):
+            await service.save_artifact(ALICE, name, b"x")
+            await service.save_artifact(ALICE, name, b"x")
+        await service.save_artifact(ALICE_ELSEWHERE, "elsewhere", b"x")
+        await service.save_artifact(BOB, "user:bob", b"x")
+        assert await service.list_artifact_names(ALICE) == ["B", "a", "a-b", "a/b", "b", "user:a", "z", "é"]
+
+    # Deleting
+
+    async def test_delete_removes_all_versions_of_the_name_only(self, service: ArtifactService) -> None:
+        for name in ("a", "a", "a/b", "user:a"):
+            await service.save_artifact(ALICE, name, b"x")
+        await service.save_artifact(ALICE_ELSEWHERE, "a", b"x")
+        await service.delete_artifact(ALICE, "a")
+        await assert_absent(service, ALICE, "a")
+        await assert_absent(service, ALICE, "a", 0)
+        assert await service.list_artifact_names(ALICE) == ["a/b", "user:a"]
+        assert await service.list_artifact_names(ALICE_ELSEWHERE) == ["a", "user:a"]
+        await service.delete_artifact(ALICE, "user:a")
+        await assert_absent(service, ALICE_ELSEWHERE, "user:a")
+
+    async def test_after_a_deletion_versions_start_again(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "a", b"old")
+        await service.save_artifact(ALICE, "a", b"old")
+        await service.delete_artifact(ALICE, "a")
+        assert await service.save_artifact(ALICE, "a", b"new") == 0
+        assert await load_bytes(service, ALICE, "a") == b"new"
+        await assert_absent(service, ALICE, "a", 1)
+
+    async def test_delete_session_artifacts(self, service: ArtifactService) -> None:
+        for name in ("a", "b/c", "user:a"):
+            await service.save_artifact(ALICE, name, b"x")
+        for scope in (ALICE_ELSEWHERE, BOB_SAME_UID, OTHER_APP_SAME_UID):
+            await service.save_artifact(scope, "a", b"x")
+        await service.delete_session_artifacts(ALICE)
+        await service.delete_session_artifacts(ALICE)
+        assert await service.list_artifact_names(ALICE) == ["user:a"]
+        for scope in (ALICE_ELSEWHERE, BOB_SAME_UID, OTHER_APP_SAME_UID):
+            assert await load_bytes(service, scope, "a") == b"x"
+        assert await service.save_artifact(ALICE, "a", b"new") == 0
+
+    async def test_delete_user_artifacts(self, service: ArtifactService) -> None:
+        for scope in (ALICE, ALICE_ELSEWHERE, BOB_SAME_UID, OTHER_APP_SAME_UID):
+            for name in ("a", "b/c", "user:a"):
+                await service.save_artifact(scope, name, b"x")
+        await service.delete_user_artifacts("app", "alice")
+        await service.delete_user_artifacts("app", "alice")
+        await service.delete_user_artifacts("app", "nobody")
+        for scope in (ALICE, ALICE_ELSEWHERE):
+            assert await service.list_artifact_names(scope) == []
+            await assert_absent(service, scope, "user:a")
+        for scope in (BOB_SAME_UID, OTHER_APP_SAME_UID):
+            assert await service.list_artifact_names(scope) == ["a", "b/c", "user:a"]
+            assert await load_bytes(service, scope, "user:a") == b"x"
+        assert await service.save_artifact(ALICE, "a", b"new") == 0
+
+    async def test_of_two_deletions_one_finds_it(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "a", b"x")
+        outcomes = await asyncio.gather(*(service.delete_artifact(ALICE, "a") for _ in range(8)), return_exceptions=True)
+        assert outcomes.count(None) == 1
+        assert all(outcome is None or isinstance(outcome, NotFound) for outcome in outcomes)
+
+    async def test_saves_and_deletions_at_the_same_time(self, service: ArtifactService) -> None:
+        async def saves(worker: int) -> None:
+            for number in range(8):
+                await service.save_artifact(ALICE, "a", stream(b"%d" % worker, b"-%d" % number))
+
+        async def deletes() -> None:
+            for call in (service.delete_artifact, None, service.delete_artifact, None) * 3:
+                try:
+                    await (call(ALICE, "a") if call else service.delete_session_artifacts(ALICE))
+                except NotFound:
+                    continue
+
+        async def reads() -> None:
+            for _ in range(20):
+                try:
+                    versions = await service.list_versions(ALICE, "a")
+                    data = await load_bytes(service, ALICE, "a")
+                except NotFound:
+                    continue
+                assert [v.version for v in versions] == list(range(len(versions)))
+                worker, _, number = data.partition(b"-")
+                assert worker.isdigit()
+                assert number.isdigit()
+
+        await asyncio.gather(*(saves(worker) for worker in range(4)), deletes(), reads(), deletes())
+        await service.save_artifact(ALICE, "a", b"last")
+        versions = await service.list_versions(ALICE, "a")
+        assert [v.version for v in versions] == list(range(len(versions)))
+        assert await load_bytes(service, ALICE, "a") == b"last"
+
+    # Failing storage
+
+    async def test_failing_storage_is_unavailable(self, failing_service: ArtifactService) -> None:
+        calls: Sequence[Awaitable[Any]] = (
+            failing_service.save_artifact(ALICE, "a", b"x"),
+            failing_service.save_artifact(ALICE, "user:a", stream(b"x")),
+            failing_service.load_artifact(ALICE, "a"),
+            failing_service.load_artifact(ALICE, "user:a", 0),
+            failing_service.open_artifact(ALICE, "a"),
+            failing_service.list_artifact_names(ALICE),
+            failing_service.list_versions(ALICE, "a"),
+            failing_service.delete_artifact(ALICE, "a"),
+            failing_service.delete_session_artifacts(ALICE),
+            failing_service.delete_user_artifacts("app", "alice"),
+        )
+        for call in calls:
+            with pytest.raises(Unavailable) as caught:
+                await call
+            assert caught.value.code == "artifact.unavailable"
+            assert caught.value.__cause__ is not None
