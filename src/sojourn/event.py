@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NoReturn
 
-from pydantic import AliasChoices, Field, PrivateAttr
+from pydantic import AliasChoices, Field
 
 from sojourn.content import Content, Flag, FunctionCall, FunctionResponse, JsonObject, Part, Value, null_means
 from sojourn.jsonvalue import JsonNumber, JsonValue
@@ -69,6 +69,14 @@ class EventActions(Value):
         return bool(self.state_delta or self.state_deleted or self.state_increments)
 
 
+_NO_ACTIONS = EventActions()
+
+
+def _no_actions() -> EventActions:
+    # Most events do nothing: that they share one value keeps them small.
+    return _NO_ACTIONS
+
+
 class Usage(Value):
     """Tokens spent on an event."""
 
@@ -127,7 +135,7 @@ class Event(Value):
     timestamp: float = 0.0
     content: Content | None = None
     output: JsonValue = None
-    actions: EventActions = Field(default_factory=EventActions)
+    actions: EventActions = Field(default_factory=_no_actions)
     partial: Flag = False
     interrupted: Flag = False
     error_code: str | None = None
@@ -144,8 +152,6 @@ class Event(Value):
     supersedes: int | None = None
     superseded: bool = False
 
-    _delta: str | None = PrivateAttr(default=None)
-
     @property
     def invocation_id(self) -> str:
         """google-adk's name for `run_id`."""
@@ -159,7 +165,9 @@ class Event(Value):
     @property
     def delta(self) -> str:
         """What a screen appends: the text that the reader of this event has not been given as partials yet."""
-        return self.text if self._delta is None else self._delta
+        # Kept beside the fields, as `functools.cached_property` does: a private attribute would slow every copy.
+        rest: str | None = self.__dict__.get("_rest")
+        return self.text if rest is None else rest
 
     @property
     def thought(self) -> bool:
@@ -207,12 +215,12 @@ class Event(Value):
     def with_delta(self, delta: str) -> Event:
         """A copy for a reader that has been given all of the text but `delta`."""
         copy = self.model_copy()
-        copy._delta = delta
+        copy.__dict__["_rest"] = delta
         return copy
 
     def __eq__(self, other: object) -> bool:
         # What a reader has been given of it already does not make it another event.
-        return self.__dict__ == other.__dict__ if isinstance(other, Event) else NotImplemented
+        return _fields_of(self) == _fields_of(other) if isinstance(other, Event) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -222,6 +230,12 @@ class Event(Value):
         if self.output.__class__ in _CONTAINERS or self.custom_metadata is not None or self.actions.model_fields_set:
             return False
         return self.content is None or all(p.function_call is None and p.function_response is None for p in self.content.parts)
+
+
+def _fields_of(event: Event) -> dict[str, Any]:
+    if "_rest" not in event.__dict__:
+        return event.__dict__
+    return {name: value for name, value in event.__dict__.items() if name != "_rest"}
 
 
 _CONTAINERS = (dict, list)

@@ -58,7 +58,9 @@ class SessionManager:
         self._config = config
         self._opening: Any = None
         if runner is not None and (config is not None or shared_builder is not None or fields or max_concurrency is not None):
-            raise InvalidInput("a SessionManager with runner= takes nothing else: the Runner has it all", code="manager.invalid")
+            raise InvalidInput(
+                "a SessionManager with runner= takes nothing else: the Runner has it all", code="manager.invalid"
+            )
         if shared_builder is None and runner is None:
             if isinstance(config, Agent):
                 fields["agent"] = config
@@ -73,12 +75,15 @@ class SessionManager:
                 )
             if "agent" not in fields:
                 raise InvalidInput(
-                    "nothing says which agent to run: give agent=, runner=, or a shared_builder for the config", code="manager.invalid"
+                    "nothing says which agent to run: give agent=, runner=, or a shared_builder for the config",
+                    code="manager.invalid",
                 )
         fields.setdefault("app_name", "app")
         if isinstance(config, RunnerConfig) and max_concurrency is None:
             max_concurrency = config.max_concurrency
-        fields["max_concurrency"] = fields.get("max_concurrency", DEFAULT_CONCURRENCY) if max_concurrency is None else max_concurrency
+        fields["max_concurrency"] = (
+            fields.get("max_concurrency", DEFAULT_CONCURRENCY) if max_concurrency is None else max_concurrency
+        )
         self._fields = fields
         if shared_builder is None and runner is None:
             self._runner = Runner(**fields)
@@ -136,7 +141,7 @@ class SessionManager:
         runner = await self.runner()
         key = SessionKey(runner.app_name, check_id(user_id, "user_id"), platform.new_id() if session_id is None else session_id)
         key.check()
-        limiter = runner.bound_limiter()
+        limiter = runner.dispatcher.bound_limiter()
         await limiter.acquire(user_id)
         session = UserSession(runner, key, limiter)
         try:
@@ -215,20 +220,29 @@ class UserSession:
         if self.closed:
             raise Conflict(f"session {self._key} was closed; open it again with manager.session()", code="session.closed")
         uses_slot = not self._slot_in_use
-        self._slot_in_use = self._slot_in_use or uses_slot
+        self._slot_in_use = True
         try:
             run = await self._runner.start_attached(
-                self._key.user_id, self._key.session_id, message, run_config=run_config, run_id=run_id, has_slot=uses_slot
+                self._key.user_id,
+                self._key.session_id,
+                message,
+                run_config=run_config,
+                run_id=run_id,
+                slot_freed=self._slot_freed if uses_slot else None,
             )
-            try:
-                yield run
-            finally:
-                await self._runner.leave(run)
-        finally:
+        except BaseException:
             if uses_slot:
-                self._slot_in_use = False
-                if self.closed:
-                    self.give_back()
+                self._slot_freed()
+            raise
+        try:
+            yield run
+        finally:
+            await self._runner.leave(run)
+
+    def _slot_freed(self) -> None:
+        self._slot_in_use = False
+        if self.closed:
+            self.give_back()
 
     async def get(self) -> Session:
         """Reads the session, created if it is missing."""
@@ -243,4 +257,3 @@ class UserSession:
         if self._slot_held and not self._slot_in_use:
             self._slot_held = False
             self._limiter.release(self._key.user_id)
-

@@ -1,21 +1,20 @@
+import asyncio
+import errno
+import os
+import stat
+
 import pytest
 
+from sojourn import platform
 from sojourn.artifact.file import FileArtifactService
-from sojourn.testing.artifact_conformance import ArtifactServiceConformance
+from sojourn.artifact.types import ArtifactScope
+from sojourn.content import Part
+from sojourn.errors import NotFound, Unavailable, Unsupported
+from sojourn.testing.artifact_conformance import ALICE as SCOPE
+from sojourn.testing.artifact_conformance import ArtifactServiceConformance, stream
+from sojourn.testing.loop import for_seeds, simulate
+from tests.artifact.syscalls import at_call
 
-
-class TestFileArtifactService(ArtifactServiceConformance):
-    @pytest.fixture
-    def service(self, tmp_path):
-        return FileArtifactService(tmp_path / "artifacts")
-
-    @pytest.fixture
-    def failing_service(self, tmp_path):
-        (tmp_path / "file").write_bytes(b"not a directory")
-        return FileArtifactService(tmp_path / "file")
-
-
-SCOPE = ALICE
 EVIL = ArtifactScope("../..", "..", "session", "../../..")
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +36,22 @@ def tree(root):
 
 def descriptors():
     return len(os.listdir("/dev/fd"))
+
+
+async def broken():
+    yield bytes(3_000_000)
+    raise OSError("the source broke")
+
+
+class TestFileArtifactService(ArtifactServiceConformance):
+    @pytest.fixture
+    def service(self, tmp_path):
+        return FileArtifactService(tmp_path / "artifacts")
+
+    @pytest.fixture
+    def failing_service(self, tmp_path):
+        (tmp_path / "file").write_bytes(b"not a directory")
+        return FileArtifactService(tmp_path / "file")
 
 
 class TestLayout:
@@ -204,50 +219,167 @@ class TestHygiene:
         assert not root.exists() or os.listdir(root / ".tmp") == []
 
 
+class Failing:
+    """Fails a call to the operating system, and remembers which."""
+
+    def __init__(self, number):
+        self.number = number
+        self.name = None
+
+    def __call__(self, name):
+        self.name = name
+        raise OSError(self.number, os.strerror(self.number))
+
+
+async def outcome_of(awaitable):
+    try:
+        return await awaitable
+    except Unavailable as error:
+        return error
+
+
 class TestFailures:
-    async def test_a_path_that_is_a_file(self, tmp_path):
-        (tmp_path / "file").touch()
-        for path in (tmp_path / "file", tmp_path / "file" / "below"):
-            for call in (
-                FileArtifactService(path).save_artifact(SCOPE, "a", b"x"),
-                FileArtifactService(path).load_artifact(SCOPE, "a"),
-            ):
-                with pytest.raises(Unavailable, match="is not a directory") as caught:
-                    await call
-                assert (caught.value.code, caught.value.retryable) == ("artifact.unavailable", False)
-                assert str(path) in caught.value.message
-                assert isinstance(caught.value.__cause__, OSError)
+    @pytest.mark.parametrize("below", ["", "below", "below/further"])
+    async def test_a_path_that_is_a_file(self, root, below):
+        root.touch()
+        service = FileArtifactService(root / below)
+        for call in (service.save_artifact(SCOPE, "a", b"x"), service.load_artifact(SCOPE, "a")):
+            with pytest.raises(Unavailable, match="is not a directory") as caught:
+                await call
+            assert (caught.value.code, caught.value.retryable) == ("artifact.unavailable", False)
+            assert str(root / below) in caught.value.message
+            assert isinstance(caught.value.__cause__, OSError)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    async def test_a_directory_that_is_not_writable(self, tmp_path):
-        (tmp_path / "locked").mkdir(mode=0o500)
-        for path in (tmp_path / "locked", tmp_path / "locked" / "below"):
-            with pytest.raises(Unavailable, match="check its owner and mode") as caught:
-                await FileArtifactService(path).save_artifact(SCOPE, "a", b"x")
-            assert (caught.value.code, caught.value.retryable) == ("artifact.unavailable", False)
+    @pytest.mark.parametrize("below", ["", "below"])
+    async def test_a_directory_that_is_not_writable(self, root, below):
+        root.mkdir(mode=0o500)
+        with pytest.raises(Unavailable, match="check its owner and mode") as caught:
+            await FileArtifactService(root / below).save_artifact(SCOPE, "a", b"x")
+        assert (caught.value.code, caught.value.retryable) == ("artifact.unavailable", False)
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EACCES, errno.EROFS, errno.ENOENT])
-    async def test_any_call_that_fails_is_unavailable_and_saves_nothing(self, tmp_path, number):
-        reached = True
-        for at in range(200):
-            root = tmp_path / str(at)
-            service = FileArtifactService(root)
+    def test_an_operating_system_that_cannot(self, root, monkeypatch):
+        monkeypatch.setattr(os, "supports_dir_fd", set())
+        with pytest.raises(Unsupported) as caught:
+            FileArtifactService(root)
+        assert caught.value.code == "artifact.unsupported_platform"
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EACCES])
+    def test_a_save_of_which_any_call_fails(self, tmp_path, number):
+        for at in range(1000):
+            service = FileArtifactService(tmp_path / str(at))
             before = descriptors()
             failing = Failing(number)
             with at_call(at, failing) as counter:
-                outcome = await save_in_simulation(service)
-            reached = counter.reached
-            assert descriptors() == before
-            names = await service.list_artifact_names(SCOPE)
+                outcome = simulate(lambda service=service: outcome_of(service.save_artifact(SCOPE, "a", stream(b"x"))), seed=0)
+            # What was prevented from being closed is still open.
+            assert descriptors() - before == (failing.name == "close")
+            names = asyncio.run(service.list_artifact_names(SCOPE))
             if isinstance(outcome, Unavailable):
-                assert outcome.code == "artifact.unavailable"
-                assert outcome.__cause__.errno == number
-                # The last calls only confirm or clean up.
+                assert (outcome.code, outcome.__cause__.errno) == ("artifact.unavailable", number)
+                assert outcome.retryable == (number != errno.EACCES)
+                # The rename was done; what failed was to make sure of it.
                 assert names == [] or failing.name in ("fsync", "close")
             else:
                 assert (outcome, names) == (0, ["a"])
-            await FileArtifactService(root).save_artifact(SCOPE, "a", b"y")
-            assert await service.load_artifact(SCOPE, "a") == Part.from_bytes(b"y")
-            if not reached:
+            asyncio.run(FileArtifactService(service._tree.root).save_artifact(SCOPE, "a", b"y"))
+            assert asyncio.run(service.load_artifact(SCOPE, "a")) == Part.from_bytes(b"y")
+            if not counter.reached:
                 break
-        assert not reached
+        assert not counter.reached
+        assert at > 30
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
+    def test_a_reader_of_which_any_call_fails_never_says_absent(self, root, number):
+        service = FileArtifactService(root)
+        asyncio.run(service.save_artifact(SCOPE, "a", b"x"))
+        for call, expected in (
+            (lambda: service.load_artifact(SCOPE, "a"), Part.from_bytes(b"x")),
+            (lambda: service.list_artifact_names(SCOPE), ["a"]),
+        ):
+            for at in range(1000):
+                failing = Failing(number)
+                with at_call(at, failing) as counter:
+                    outcome = simulate(lambda call=call: outcome_of(call()), seed=0)
+                assert outcome == expected or outcome.__cause__.errno == number
+                if not counter.reached:
+                    break
+            assert not counter.reached
+            assert at > 5
+
+    @pytest.mark.parametrize("where", ["app", "app/alice", "app/alice/session", "app/alice/session/uid-1/a", ".tmp"])
+    async def test_links_are_not_followed(self, service, root, tmp_path, where):
+        outside = tmp_path / "outside"
+        await FileArtifactService(outside).save_artifact(SCOPE, "a", b"secret")
+        await service.save_artifact(SCOPE, "a", b"x")
+        link = root / where
+        link.rename(tmp_path / "moved")
+        link.symlink_to(outside / where)
+        before = tree(outside)
+        calls = [service.save_artifact(SCOPE, "a", b"y"), service.save_artifact(SCOPE, "a", stream(b"y"))]
+        if where != ".tmp":
+            calls += [service.load_artifact(SCOPE, "a"), service.delete_artifact(SCOPE, "a")]
+        for call in calls:
+            with pytest.raises(Unavailable) as caught:
+                await call
+            assert (caught.value.code, caught.value.retryable) == ("artifact.unavailable", False)
+        assert tree(outside) == before
+
+    @pytest.mark.parametrize("file", ["data", "meta.json"])
+    async def test_links_to_files_are_not_followed(self, service, root, tmp_path, file):
+        await service.save_artifact(SCOPE, "a", b"x")
+        (tmp_path / "secret").write_bytes(b"y")
+        path = root / "app/alice/session/uid-1/a/0" / file
+        path.unlink()
+        path.symlink_to(tmp_path / "secret")
+        with pytest.raises(Unavailable):
+            await service.load_artifact(SCOPE, "a")
+
+    async def test_deleting_removes_a_link_and_not_what_it_names(self, service, root, tmp_path):
+        outside = tmp_path / "outside"
+        await FileArtifactService(outside).save_artifact(SCOPE, "a", b"kept")
+        await service.save_artifact(SCOPE, "user:a", b"x")
+        (root / "app/alice/session").symlink_to(outside / "app/alice/session")
+        await service.delete_user_artifacts("app", "alice")
+        assert await FileArtifactService(outside).list_artifact_names(SCOPE) == ["a"]
+        assert tree(root) == [".tmp", "app"]
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda version: (version / "data").write_bytes(b"12"),
+            lambda version: (version / "data").write_bytes(b"1234"),
+            lambda version: (version / "data").unlink(),
+            lambda version: (version / "meta.json").unlink(),
+            lambda version: (version / "meta.json").write_bytes(b""),
+            lambda version: (version / "meta.json").write_bytes(b"[]"),
+            lambda version: (version / "meta.json").write_bytes(b"{}"),
+            lambda version: (version / "meta.json").write_bytes(b"\xff"),
+        ],
+        ids=["short", "long", "no-data", "no-meta", "empty-meta", "list-meta", "wrong-meta", "binary-meta"],
+    )
+    async def test_damage_is_told(self, service, root, damage):
+        await service.save_artifact(SCOPE, "a", b"123")
+        await service.save_artifact(SCOPE, "a", b"456")
+        damage(root / "app/alice/session/uid-1/a/1")
+        for call in (
+            service.load_artifact(SCOPE, "a"),
+            service.load_artifact(SCOPE, "a", 1),
+            service.open_artifact(SCOPE, "a"),
+            service.list_versions(SCOPE, "a"),
+        ):
+            with pytest.raises(Unavailable) as caught:
+                await call
+            assert (caught.value.code, caught.value.retryable) == ("artifact.damaged", False)
+        assert await service.load_artifact(SCOPE, "a", 0) == Part.from_bytes(b"123")
+        assert await service.save_artifact(SCOPE, "a", b"789") == 2
+        await service.delete_artifact(SCOPE, "a")
+        assert await service.list_artifact_names(SCOPE) == []
+
+    async def test_damage_while_reading_is_told(self, service, root):
+        await service.save_artifact(SCOPE, "a", bytes(1_000_000))
+        opened = await service.open_artifact(SCOPE, "a")
+        assert await anext(opened.chunks)
+        os.truncate(root / "app/alice/session/uid-1/a/0/data", 500_000)
+        with pytest.raises(Unavailable, match="bytes are missing"):
+            await opened.read()

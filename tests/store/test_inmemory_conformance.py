@@ -1,11 +1,11 @@
 import pytest
 
+from sojourn.run.store import Store
 from sojourn.store.inmemory import InMemorySessionService
-from sojourn.testing.history_conformance import HistoryConformance
-from sojourn.testing.run_conformance import RunConformance
-from sojourn.testing.session_conformance import SessionServiceConformance
+from sojourn.testing.store_conformance import StoreConformance
 
-class TestInMemory(SessionServiceConformance, HistoryConformance, RunConformance):
+
+class TestInMemory(StoreConformance):
     @pytest.fixture
-    def store(self):
+    def store(self) -> Store:
         return InMemorySessionService()

@@ -54,7 +54,9 @@ class Agent:
         except InvalidInput as error:
             raise InvalidInput(error.message, code="agent.invalid_name") from None
         if name == USER or any(c in name for c in "./#"):
-            raise InvalidInput(f"an agent cannot be named {name!r}: 'user', '.', '/' and '#' are reserved", code="agent.invalid_name")
+            raise InvalidInput(
+                f"an agent cannot be named {name!r}: 'user', '.', '/' and '#' are reserved", code="agent.invalid_name"
+            )
         self.description = description
         self.before_agent = _callbacks(before_agent)
         self.after_agent = _callbacks(after_agent)
@@ -112,7 +114,9 @@ def check_tree(root: Agent) -> None:
     seen: set[str] = set()
     for agent in root.walk():
         if agent.name in seen:
-            raise InvalidInput(f"two agents are named {agent.name!r}; names must be unique in an app", code="agent.duplicate_name")
+            raise InvalidInput(
+                f"two agents are named {agent.name!r}; names must be unique in an app", code="agent.duplicate_name"
+            )
         seen.add(agent.name)
 
 

@@ -50,7 +50,9 @@ class Attempt(Protocol):
         """Does a side effect once and journals its result."""
         ...
 
-    async def ask(self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None) -> Any:
+    async def ask(
+        self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None
+    ) -> Any:
         """Returns a person's answer, or unwinds the agent until there is one."""
         ...
 
@@ -86,7 +88,9 @@ class Context:
         "agent", "branch", "scope", "state",
     )  # fmt: skip
 
-    def __init__(self, attempt: Attempt, agent: Agent, state: State, branch: str | None, scope: str, boundary: Agent | None) -> None:
+    def __init__(
+        self, attempt: Attempt, agent: Agent, state: State, branch: str | None, scope: str, boundary: Agent | None
+    ) -> None:
         self._attempt = attempt
         self.agent = agent
         self.state = state
@@ -353,7 +357,12 @@ class ArtifactAccess:
         return ArtifactScope(session.app_name, session.user_id, session.id, session.uid)
 
     async def save(
-        self, name: str, data: Part | bytes | str, *, mime_type: str | None = None, custom_metadata: dict[str, Any] | None = None
+        self,
+        name: str,
+        data: Part | bytes | str,
+        *,
+        mime_type: str | None = None,
+        custom_metadata: dict[str, Any] | None = None,
     ) -> int:
         """Saves a version.
 
@@ -414,6 +423,4 @@ class MemoryAccess:
 
 def not_configured(what: str) -> Unsupported:
     """The error for a service that was turned off."""
-    return Unsupported(
-        f"no {what} service is configured; pass {what}_service= to the Runner", code=f"{what}.not_configured"
-    )
+    return Unsupported(f"no {what} service is configured; pass {what}_service= to the Runner", code=f"{what}.not_configured")

@@ -42,7 +42,9 @@ def current_run() -> CurrentRun:
     """
     run = _current.get()
     if run is None:
-        raise NotFound("no run is current here; current_run() works inside agents, tools and callbacks", code="run.none_current")
+        raise NotFound(
+            "no run is current here; current_run() works inside agents, tools and callbacks", code="run.none_current"
+        )
     return run
 
 

@@ -172,11 +172,15 @@ class FileTree:
 
     def open_workspace(self) -> Workspace:
         """A directory for work under way. The first call cleans up after dead processes."""
-        with self._made((_TMP,)) as fds:
-            if not self._cleaned:
-                self._cleaned = True
-                remove_abandoned(fds[-1])
-            return Workspace(fds[-1])
+        with ExitStack() as stack:
+            with self._made((_TMP,)) as fds:
+                if not self._cleaned:
+                    self._cleaned = True
+                    remove_abandoned(fds[-1])
+                workspace = Workspace(fds[-1])
+                stack.callback(workspace.close)
+            stack.pop_all()
+            return workspace
 
     def publish(self, workspace: Workspace, path: Path) -> int:
         """Makes a workspace the next version of the artifact at `path`; returns its number."""

@@ -68,10 +68,12 @@ def _lock_unused_name(parent_fd: int) -> tuple[str, int]:
             fd = os.open(lock, _LOCK | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent_fd)
         except FileExistsError:
             continue
-        # Between the two calls somebody who cleans up may have taken the lock, or the file.
-        if _try_lock(fd) and _is_file(fd, lock, parent_fd):
-            return name, fd
-        os.close(fd)
+        with ExitStack() as stack:
+            stack.callback(os.close, fd)
+            # Between the two calls somebody who cleans up may have taken the lock, or the file.
+            if _try_lock(fd) and _is_file(fd, lock, parent_fd):
+                stack.pop_all()
+                return name, fd
 
 
 def remove_abandoned(parent_fd: int) -> None:

@@ -70,6 +70,9 @@ class InProcessEngine:
         if delivery.holds_slot:
             delivery.holds_slot = False
             delivery.limiter.release(delivery.user_id)
+        if delivery.slot_freed is not None:
+            freed, delivery.slot_freed = delivery.slot_freed, None
+            freed()
 
     def _advance(self, key: SessionKey, lane: _Lane) -> None:
         """Starts what can be started and forgets the lane if nothing is left in it."""

@@ -191,4 +191,6 @@ class Limiter:
 
 def queue_timeout(seconds: float) -> LimitExceeded:
     """The error of one that waited too long."""
-    return LimitExceeded(f"no slot was free for {seconds:g} seconds; try again later", code="limit.queue_timeout", retry_after=1.0)
+    return LimitExceeded(
+        f"no slot was free for {seconds:g} seconds; try again later", code="limit.queue_timeout", retry_after=1.0
+    )

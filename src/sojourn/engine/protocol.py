@@ -22,6 +22,7 @@ class Delivery:
         limiter: Hands out the slot.
         needs_slot: False if it shares another's slot (a child run, a session's reserved slot).
         ahead: It goes before all that wait (an answered run).
+        slot_freed: Called once when the code of a run that shares another's slot has ended.
     """
 
     session: SessionKey
@@ -31,6 +32,7 @@ class Delivery:
     limiter: Limiter
     needs_slot: bool = True
     ahead: bool = False
+    slot_freed: Callable[[], None] | None = None
     started: bool = False
     holds_slot: bool = False
 
@@ -67,5 +69,5 @@ class Engine(Protocol):
         ...
 
     def free_slot(self, delivery: Delivery) -> None:
-        """Gives the delivery's slot back, if it holds one. Twice is fine."""
+        """Gives the delivery's slot back if it holds one, or tells whose slot it shares. Twice is fine."""
         ...

@@ -56,8 +56,8 @@ class InMemoryMemoryService:
 
     async def add_session(self, app_name: str, user_id: str, session_id: str, events: Sequence[Event]) -> None:
         """Adds what was said in a session, in place of what was added of it before."""
-        owner = check_owner(app_name, user_id, session_id)
-        entries = entries_of(session_id, events)
+        owner = check_owner(app_name, user_id)
+        entries = entries_of(check_id(session_id, "session_id"), events)
         user = self._users.setdefault(owner, _UserMemory())
         for entry_id in user.by_session.get(session_id, set()) & user.from_events:
             user.remove(entry_id)
@@ -106,7 +106,9 @@ class InMemoryMemoryService:
         self, app_name: str, user_id: str, *, session_id: str | None = None, ids: Sequence[str] | None = None
     ) -> None:
         """Removes entries."""
-        owner = check_owner(app_name, user_id, session_id)
+        owner = check_owner(app_name, user_id)
+        if session_id is not None:
+            check_id(session_id, "session_id")
         named = None if ids is None else {check_id(entry_id, "memory id") for entry_id in ids}
         user = self._users.get(owner)
         if user is None:

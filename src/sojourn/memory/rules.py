@@ -66,16 +66,13 @@ def copied(entry: Memory, **changes: object) -> Memory:
     return entry.model_copy(update=changes, deep=True)
 
 
-def check_owner(app_name: str, user_id: str, session_id: str | None = None) -> tuple[str, str]:
+def check_owner(app_name: str, user_id: str) -> tuple[str, str]:
     """What the entries of a user are kept under.
 
     Raises:
         InvalidInput: `id.invalid`.
     """
-    owner = check_id(app_name, "app_name"), check_id(user_id, "user_id")
-    if session_id is not None:
-        check_id(session_id, "session_id")
-    return owner
+    return check_id(app_name, "app_name"), check_id(user_id, "user_id")
 
 
 def check_query(query: object, limit: object, min_score: object) -> None:
@@ -109,7 +106,7 @@ def check_page(limit: object, after: str | None) -> tuple[float, str] | None:
         return None
     timestamp, mark, entry_id = after.partition("~")
     try:
-        if mark:
+        if mark and math.isfinite(float(timestamp)):
             return float(timestamp), entry_id
     except ValueError:
         pass

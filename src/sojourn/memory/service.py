@@ -25,8 +25,8 @@ class MemoryService(Protocol):
       backend promises.
     - A call that writes and fails or is cancelled may have written some entries, each of them whole. The same call again
       completes it and leaves no duplicates, as long as the entries have ids.
-    - A store that fails raises `Unavailable`, with the driver's error as `__cause__`; that is never reported as "nothing
-      found".
+    - A store that fails raises `Unavailable`, `memory.unavailable`, with the driver's error as `__cause__`; that is never
+      reported as "nothing found".
     - Any task, and any number of tasks at once, may call any method.
     """
 

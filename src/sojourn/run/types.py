@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sojourn import jsonvalue
 from sojourn.errors import CATEGORIES, SojournError
 from sojourn.event import Event, Partial
 from sojourn.run.status import RunStatus
@@ -31,7 +32,7 @@ class RunError:
         return cls(self.message, code=self.code, retryable=self.retryable)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(frozen=True)
 class RunRecord:
     """A run as it is stored.
 
@@ -87,6 +88,25 @@ class RunRecord:
     def key(self) -> SessionKey:
         """Its session."""
         return SessionKey(self.app_name, self.user_id, self.session_id)
+
+    def evolve(self, **changes: Any) -> RunRecord:
+        """A copy with other values of some fields; `dataclasses.replace` without its cost, which every run would pay."""
+        copy = object.__new__(RunRecord)
+        copy.__dict__.update(self.__dict__)
+        copy.__dict__.update(changes)
+        return copy
+
+    def snapshot(self) -> RunRecord:
+        """A value that shares nothing mutable with this one; itself if there is nothing mutable in it."""
+        message = self.message.snapshot()
+        if message is self.message and not (self.config or self.usage or self.custom_metadata):
+            return self
+        return self.evolve(
+            message=message,
+            config=jsonvalue.copy(self.config),
+            usage=dict(self.usage),
+            custom_metadata=jsonvalue.copy(self.custom_metadata),
+        )
 
 
 @dataclass(slots=True, frozen=True)

@@ -31,9 +31,7 @@ async def give_answer(store: Store, record: RunRecord, interrupt_id: str, value:
     interrupt = next((i for i in asked if i.id == interrupt_id), None)
     if interrupt is None:
         known = ", ".join(i.id for i in asked if i.status == "open") or "none"
-        raise NotFound(
-            f"run {record.id!r} has no interrupt {interrupt_id!r}; open ones: {known}", code="interrupt.not_found"
-        )
+        raise NotFound(f"run {record.id!r} has no interrupt {interrupt_id!r}; open ones: {known}", code="interrupt.not_found")
     check_answer(interrupt, value)
     event = Event(
         id=platform.new_id(),
@@ -59,7 +57,9 @@ def check_answer(interrupt: Interrupt, value: Any) -> None:
             f"the answer does not fit what {interrupt.key!r} asks for: {error.message}", code="interrupt.invalid_answer"
         ) from None
     except jsonschema.SchemaError as error:
-        raise InvalidInput(f"the schema of {interrupt.key!r} is not a JSON schema: {error.message}", code="interrupt.invalid_schema") from None
+        raise InvalidInput(
+            f"the schema of {interrupt.key!r} is not a JSON schema: {error.message}", code="interrupt.invalid_schema"
+        ) from None
 
 
 async def answered_by(store: Store, app_name: str, user_id: str, message: Content) -> tuple[RunRecord, str, Any] | None:

@@ -16,7 +16,17 @@ from sojourn.agent.control import RunPaused
 from sojourn.agent.current import CurrentRun, set_current_run
 from sojourn.agent.threads import track_calls
 from sojourn.content import Content, Part
-from sojourn.errors import AgentError, Conflict, Fenced, LimitExceeded, NotFound, RunCancelled, SojournError, TimedOut, Unavailable
+from sojourn.errors import (
+    AgentError,
+    Conflict,
+    Fenced,
+    LimitExceeded,
+    NotFound,
+    RunCancelled,
+    SojournError,
+    TimedOut,
+    Unavailable,
+)
 from sojourn.event import ASK_CALL, USER, Event, EventActions
 from sojourn.run.config import RunConfig
 from sojourn.run.live import LiveRun, OpenMessage
@@ -92,6 +102,7 @@ class Execution:
         self.why: str | None = None
         self.finished = False
         self.task: asyncio.Task[None] | None = None
+        self.on_timeout: Callable[[], None] = _nothing
         self.thread_calls: set[asyncio.Future[None]] = set()
         self._ancestors = ancestors
         self._fence = Fence(record.uid, record.attempt)
@@ -179,7 +190,7 @@ class Execution:
         if self.attempt == 1:
             self.live.publish(started_frame(self.record))
         if config.timeout is not None:
-            self._timer = asyncio.get_running_loop().call_later(config.timeout, services.on_timeout, self)
+            self._timer = asyncio.get_running_loop().call_later(config.timeout, self.on_timeout)
         if services.inject_memory(config):
             self.memories = await services.find_memories(self.session, self.user_content, config)
         ctx = self._root_context()
@@ -238,7 +249,7 @@ class Execution:
                 if hasattr(produced, "__anext__"):
                     await self._consume(ctx, produced)
                 else:
-                    value = await produced  # type: ignore[misc]
+                    value = await produced
                     self._raise_if_stopped()
                     if value is not None and not self.ended:
                         await self._return(ctx, value)
@@ -338,7 +349,7 @@ class Execution:
                     self._add(ctx, part.text, part.thought)
             return
         if isinstance(item, Content):
-            said = {"content": item}
+            said: dict[str, Any] = {"content": item}
         elif isinstance(item, Event):
             said = _said_fields(item)
         else:
@@ -445,7 +456,12 @@ class Execution:
         ctx._message = None
         streamed = self._writing.pop(message.id, None) is not None
         event = self._event(
-            ctx, id=message.id, content=message.content(), interrupted=interrupted, error_code=error_code, own_actions=own_actions
+            ctx,
+            id=message.id,
+            content=message.content(),
+            interrupted=interrupted,
+            error_code=error_code,
+            own_actions=own_actions,
         )
         return event, message if streamed else None
 
@@ -560,7 +576,9 @@ class Execution:
                 # The run is ending: what it has said must not be lost to a plugin.
                 logger.exception("plugin hook on_event failed at the end of run %s", self.run_id, extra=self._log_fields())
                 return None
-            raise AgentError(f"{getattr(hook, '__qualname__', hook)} raised {type(error).__name__}", code="plugin.failed") from error
+            raise AgentError(
+                f"{getattr(hook, '__qualname__', hook)} raised {type(error).__name__}", code="plugin.failed"
+            ) from error
         return replaced
 
     async def _append(self, batch: Batch) -> tuple[Appended, asyncio.CancelledError | None]:
@@ -662,7 +680,9 @@ class Execution:
         try:
             record = await self.store.get_run(self.record.app_name, self.run_id, self.record.user_id)
         except NotFound:
-            self.live.failure = NotFound(f"session {self.record.key} was deleted while run {self.run_id!r} was executing", code="session.deleted")
+            self.live.failure = NotFound(
+                f"session {self.record.key} was deleted while run {self.run_id!r} was executing", code="session.deleted"
+            )
             self.live.end()
             return
         if record.status.terminal:
@@ -718,7 +738,8 @@ class Execution:
         path = ctx.path(key)
         if path in self._steps_done:
             raise Conflict(
-                f"step {path!r} was done before in this attempt; give each step of an agent a key of its own", code="step.duplicate_key"
+                f"step {path!r} was done before in this attempt; give each step of an agent a key of its own",
+                code="step.duplicate_key",
             )
         self._steps_done.add(path)
         known = self._steps.get(path)
@@ -748,7 +769,9 @@ class Execution:
                 await observe(plugins.after_step, ctx, key, error)
         return jsonvalue.copy(result)
 
-    async def ask(self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None) -> Any:
+    async def ask(
+        self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None
+    ) -> Any:
         path = ctx.path(key)
         if path in self._asked:
             raise Conflict(
@@ -789,7 +812,11 @@ class Execution:
 
         def keep(event: Event) -> bool:
             # What an earlier attempt said after this point has not been said yet by this one.
-            ahead = event.run_id == self.run_id and event.ordinal is not None and event.ordinal >= self._ordinals.get(event.branch, 1)
+            ahead = (
+                event.run_id == self.run_id
+                and event.ordinal is not None
+                and event.ordinal >= self._ordinals.get(event.branch, 1)
+            )
             return seen(event) and not ahead
 
         return history.arrange(found, waiting, keep)
@@ -805,6 +832,10 @@ class Execution:
         if service is None:
             raise not_configured("memory")
         return service
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 async def _call(callback: AgentCallback, ctx: Context) -> Any:
@@ -830,4 +861,3 @@ def _said_fields(event: Event) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text[:80]}{'…' if len(text) > 80 else ''}"
-

@@ -225,7 +225,8 @@ def _convert(value: Any, to_type: type[Any]) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         raise InvalidInput(
-            f"the result is not a {getattr(to_type, '__name__', to_type)}: {error.errors()[0]['msg']}", code="result.type_mismatch"
+            f"the result is not a {getattr(to_type, '__name__', to_type)}: {error.errors()[0]['msg']}",
+            code="result.type_mismatch",
         ) from error
 
 

@@ -20,8 +20,8 @@ from sojourn.runner.watchdog import Watchdog
 from sojourn.session.types import SessionKey
 
 if TYPE_CHECKING:
+    from sojourn.runner.dispatch import Dispatcher
     from sojourn.runner.execution import Execution
-    from sojourn.runner.runner import Runner
 
 logger = logging.getLogger("sojourn.run")
 
@@ -36,14 +36,19 @@ class Job:
     """A run that this process is to execute, from its submission to its end."""
 
     __slots__ = (
-        "abandoned", "ancestors", "close_with", "context", "delivery", "execution", "in_queue", "live", "queue_timer", "runner",
-        "stop_why",
+        "abandoned", "ancestors", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue", "live",
+        "queue_timer", "stop_why",
     )  # fmt: skip
 
     def __init__(
-        self, runner: Runner, live: LiveRun, delivery: Delivery, context: contextvars.Context, ancestors: tuple[SessionKey, ...]
+        self,
+        dispatcher: Dispatcher,
+        live: LiveRun,
+        delivery: Delivery,
+        context: contextvars.Context,
+        ancestors: tuple[SessionKey, ...],
     ) -> None:
-        self.runner = runner
+        self.dispatcher = dispatcher
         self.live = live
         self.delivery = delivery
         self.context = context
@@ -61,7 +66,7 @@ class Hub:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.runners: WeakSet[Runner] = WeakSet()
+        self.dispatchers: WeakSet[Dispatcher] = WeakSet()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.generation = 0
         self._reset()
@@ -89,7 +94,7 @@ class Hub:
         if loop is not self.loop:
             if self.loop is not None and not self.loop.is_closed() and self.jobs:
                 raise Conflict(
-                    "this store's runs are executed by another event loop of this process; use one loop, or one store object per loop",
+                    "this store's runs are executed by another event loop of this process; use one loop, or a store object each",
                     code="runner.other_loop",
                 )
             if self._watchdog is not None:
@@ -200,13 +205,13 @@ class Hub:
         job = self.jobs.get(change.run_uid)
         match change.kind:
             case "cancel" if job is not None:
-                job.runner.stop(job, (change.record.cancel_requested if change.record else None) or "cancelled")
+                job.dispatcher.stop(job, (change.record.cancel_requested if change.record else None) or "cancelled")
             case "closed" if job is not None:
                 await self.closed(job)
             case "queued" if job is None and change.record is not None:
-                for runner in self.runners:
-                    if runner.app_name == change.record.app_name:
-                        runner.deliver(change.record, ahead=True)
+                for dispatcher in self.dispatchers:
+                    if dispatcher.app_name == change.record.app_name:
+                        dispatcher.deliver(change.record, ahead=True)
                         return
 
     async def closed(self, job: Job) -> None:
@@ -219,7 +224,7 @@ class Hub:
         if self.engine.withdraw(job.delivery):
             self.conclude_queued(job, record)
         else:
-            job.runner.stop(job, "closed by somebody else")
+            job.dispatcher.stop(job, "closed by somebody else")
 
     def conclude_queued(self, job: Job, record: RunRecord) -> None:
         """Tells the readers of a run that ended before it started."""
@@ -228,9 +233,11 @@ class Hub:
         if record.status.terminal:
             live.publish(terminal_frame(record))
         else:
-            live.failure = NotFound(f"session {record.key} was deleted before run {record.id!r} started", code="session.deleted")
+            live.failure = NotFound(
+                f"session {record.key} was deleted before run {record.id!r} started", code="session.deleted"
+            )
         live.end()
-        job.runner.left_queue(job)
+        job.dispatcher.left_queue(job)
         self.remove(job)
 
 

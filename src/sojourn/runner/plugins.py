@@ -51,7 +51,7 @@ class Plugin:
         """
 
     async def after_run(self, record: RunRecord, error: BaseException | None) -> None:
-        """After an attempt has ended and its outcome is stored: completed, failed, cancelled, dropped by its reader, or waiting."""
+        """After an attempt has ended and its outcome is stored: completed, failed, cancelled, dropped, or waiting."""
 
 
 _HOOKS = (

@@ -122,7 +122,9 @@ class FrameReader:
                 self._give_pieces(message)
             progress = self._progress.pop(event.id, None)
             if progress is not None and progress.index:
-                frame = Frame(frame.pos, frame.kind, frame.run_id, _rest(event, progress, message), frame.error, frame.timestamp)
+                frame = Frame(
+                    frame.pos, frame.kind, frame.run_id, _rest(event, progress, message), frame.error, frame.timestamp
+                )
         if event is not None and frame.event is event:
             own = event.snapshot()
             if own is not event:

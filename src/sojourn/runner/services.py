@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from sojourn.agent.base import check_tree
 from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.content import Content
 from sojourn.errors import InvalidInput, SojournError
+from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.types import Memory
@@ -17,13 +17,9 @@ from sojourn.run.store import Store
 from sojourn.run.types import RunRecord
 from sojourn.runner.config import Default, RunnerConfig
 from sojourn.runner.plugins import PluginChain
-from sojourn.session.types import Session
+from sojourn.session.types import Session, SessionKey
 from sojourn.store.inmemory import InMemorySessionService
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sojourn.runner.execution import Execution
+from sojourn.store.rules import MAX_PAGE
 
 logger = logging.getLogger("sojourn.run")
 
@@ -38,7 +34,7 @@ class Services:
         InvalidInput: `id.invalid`, `agent.invalid`, `agent.duplicate_name`, `runner.invalid`.
     """
 
-    def __init__(self, config: RunnerConfig, on_timeout: Callable[[Execution], None]) -> None:
+    def __init__(self, config: RunnerConfig) -> None:
         self.app_name = check_id(config.app_name, "app_name")
         self.agent = config.agent
         if not hasattr(config.agent, "walk"):
@@ -48,20 +44,16 @@ class Services:
             )
         check_tree(config.agent)
         self.owns_store = isinstance(config.session_service, Default)
-        self.store: Store = (
-            InMemorySessionService() if isinstance(config.session_service, Default) else config.session_service
-        )
+        self.store: Store = InMemorySessionService() if isinstance(config.session_service, Default) else config.session_service
         if self.store is None:
             raise InvalidInput("session_service is None; omit it for sessions in memory", code="runner.invalid")
-        self.artifacts = (
-            InMemoryArtifactService() if isinstance(config.artifact_service, Default) else config.artifact_service
-        )
+        self.artifacts = InMemoryArtifactService() if isinstance(config.artifact_service, Default) else config.artifact_service
         self.memory = InMemoryMemoryService() if isinstance(config.memory_service, Default) else config.memory_service
         given = not isinstance(config.memory_service, Default) and config.memory_service is not None
         self._memories = DEFAULT_MEMORIES if given else 0
         self.plugins = PluginChain(config.plugins)
         self.transfer_policy = config.transfer_policy
-        self.on_timeout = on_timeout
+        self.ingests = config.memory_ingest == "on_run_end" and self.memory is not None
         self._run_config = config.run_config
 
     def run_config(self, record: RunRecord) -> RunConfig:
@@ -92,3 +84,27 @@ class Services:
         except SojournError as error:
             logger.warning("memory search failed; the run goes on without memories: %s", error)
             return []
+
+    async def add_to_memory(self, key: SessionKey) -> None:
+        """Adds what counts in a session to the user's memory, in place of what was added of it before.
+
+        Raises:
+            NotFound: `session.not_found`.
+        """
+        assert self.memory is not None, "checked by the caller"
+        app, user, session = key
+        events: list[Event] = []
+        while True:
+            after = events[-1].seq or 0 if events else 0
+            page = await self.store.list_events(app_name=app, user_id=user, session_id=session, after=after, limit=MAX_PAGE)
+            events.extend(page)
+            if len(page) < MAX_PAGE:
+                break
+        await self.memory.add_session(app, user, session, events)
+
+    async def ingest(self, record: RunRecord) -> None:
+        """Adds a session to memory after one of its runs; a failure is logged."""
+        try:
+            await self.add_to_memory(record.key)
+        except SojournError as error:
+            logger.warning("session %s was not added to memory: %s", record.key, error)

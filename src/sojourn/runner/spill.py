@@ -74,7 +74,7 @@ async def spill(event: Event, service: ArtifactService, session: Session, max_by
     while len(event.to_json().encode()) > max_bytes:
         if not sizes:
             raise LimitExceeded(
-                f"event {event.id} of run {event.run_id!r} is larger than {max_bytes} bytes even without its texts and results; "
+                f"event {event.id} of run {event.run_id!r} has more than {max_bytes} bytes even without its texts and results; "
                 "keep large data in artifacts instead of state or arguments",
                 code="event.too_large",
                 retryable=False,

@@ -46,11 +46,10 @@ def check(ctx: Context, name: str, boundary: Agent | None, done: int, bound: int
     agent = ctx.agent
     target = agent.root_agent.find_agent(name)
     allowed = reachable(agent, boundary)
-    if target is None:
+    if target is None or target not in allowed:
         names = ", ".join(sorted(a.name for a in allowed)) or "none"
-        raise NotFound(f"agent {agent.name!r} cannot hand over to {name!r}: no such agent; it reaches {names}", code="transfer.unknown_agent")
-    if target not in allowed:
-        names = ", ".join(sorted(a.name for a in allowed)) or "none"
+        if target is None:
+            raise NotFound(f"there is no agent {name!r}; agent {agent.name!r} reaches {names}", code="transfer.unknown_agent")
         raise Forbidden(f"agent {agent.name!r} may not hand over to {name!r}; it reaches {names}", code="transfer.not_allowed")
     if done >= bound:
         raise LimitExceeded(

@@ -1,114 +1,135 @@
-"""What an append has to do with the events it brings, given what the run has stored."""
+"""What an append does to the log of its run, worked out before anything is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sojourn.errors import Conflict
 from sojourn.event import Event, Usage
 from sojourn.run.status import Move
 
-CLOSING = frozenset({Move.WAIT, Move.COMPLETE, Move.FAIL, Move.CANCEL})
-"""The moves after which nothing of an earlier attempt counts that this attempt did not come by."""
-
-
-class Stored(NamedTuple):
-    """An event that counts, without its body. `ordinal` is None for an event without identity (an answer)."""
-
-    seq: int
-    pos: int | None
-    attempt: int
-    branch: str | None
-    ordinal: int | None
+ENDING = frozenset({Move.WAIT, Move.COMPLETE, Move.FAIL, Move.CANCEL})
+"""The moves after which nothing counts that an earlier attempt wrote and this one did not come by."""
 
 
 class RunLog(Protocol):
     """What a run has stored, as far as it counts."""
 
-    def find(self, branch: str | None, ordinal: int) -> tuple[Stored, Event] | None:
-        """The event of this identity."""
+    def find(self, branch: str | None, ordinal: int) -> Event | None:
+        """The event of an identity."""
         ...
 
-    def counted(self) -> Sequence[Stored]:
-        """All events, in the order of `seq`."""
+    def events(self) -> Sequence[Event]:
+        """All events, answers included, in the order of `seq`."""
         ...
 
 
 class Planned(NamedTuple):
-    """What becomes of one new event.
+    """What becomes of one event of a batch.
 
     Attributes:
-        stored: Whether an equal one is stored already, so that nothing is to be done.
-        supersedes: `Event.supersedes` for the one to be stored.
+        event: The event.
+        stored: The equal one that is stored already, or comes earlier in the batch; None if this one is to be stored.
+        supersedes: `Event.supersedes` of the one to be stored.
+        drops: `seq` of the stored events that stop to count because of it.
     """
 
     event: Event
-    stored: bool
+    stored: Event | None
     supersedes: int | None
+    drops: frozenset[int]
 
 
-class Plan(NamedTuple):
-    """What becomes of the new events, in order, and which stored ones stop to count: `seq` → index of the cause."""
-
-    events: list[Planned]
-    superseded: dict[int, int]
+_NONE: frozenset[int] = frozenset()
 
 
-def plan_events(events: Sequence[Event], attempt: int, log: RunLog, *, run_id: str) -> Plan:
-    """Compares what an attempt writes with what is stored.
-
-    Raises:
-        Conflict: `event.conflict` if the attempt contradicts itself.
-    """
-    planned: list[Planned] = []
-    superseded: dict[int, int] = {}
-    own: dict[tuple[str | None, int], Event] = {}
-    for index, event in enumerate(events):
-        identity = (event.branch, event.ordinal or 0)
-        supersedes = None
-        twin = own.get(identity)
-        if twin is None:
-            found = log.find(*identity)
-            if found is not None and found[0].seq not in superseded:
-                old, twin = found
-                if old.attempt < attempt and not twin.same_as(event):
-                    twin, supersedes = None, old.pos
-                    for row in log.counted():
-                        if row.seq >= old.seq and below(row.branch, event.branch):
-                            superseded.setdefault(row.seq, index)
-        if twin is not None and not twin.same_as(event):
-            raise Conflict(
-                f"run {run_id!r} wrote two different events as ordinal {event.ordinal} of branch {event.branch!r}",
-                code="event.conflict",
-            )
-        own[identity] = event
-        planned.append(Planned(event, twin is not None, supersedes))
-    return Plan(planned, superseded)
-
-
-def leftover(
-    events: Iterable[Event], live: Mapping[str | None, int], attempt: int, base_seq: int, counted: Iterable[Stored]
-) -> list[int]:
-    """The stored events of earlier attempts that the closing attempt did not come by, as `seq`s.
+class Planner:
+    """Compares what an attempt writes, event by event, with what is stored.
 
     Args:
-        events: What the closing append brings.
-        live: `Batch.live`.
-        attempt: The closing attempt.
-        base_seq: `seq` of the last event before the agent took over.
-        counted: What is stored and counts.
+        run_id: For messages.
+        attempt: The attempt that writes.
+        log: What is stored.
     """
-    own = {(e.branch, e.ordinal or 0) for e in events}
-    return [
-        row.seq
-        for row in counted
-        if row.seq > base_seq
-        and row.ordinal
-        and row.ordinal >= live.get(row.branch, 0)
-        and row.attempt < attempt
-        and (row.branch, row.ordinal) not in own
-    ]
+
+    def __init__(self, run_id: str, attempt: int, log: RunLog) -> None:
+        self._run_id = run_id
+        self._attempt = attempt
+        self._log = log
+        self._written: dict[tuple[str | None, int], Event] = {}
+        self._gone: set[int] = set()
+
+    def plan(self, event: Event) -> Planned:
+        """Says what becomes of the next event.
+
+        Raises:
+            Conflict: `event.conflict` if the attempt contradicts itself or the user's message.
+        """
+        identity = event.branch, event.ordinal or 0
+        old = self._written.get(identity) or self._log.find(*identity)
+        if old is not None and old.seq in self._gone:
+            old = None
+        if old is not None and old.same_as(event):
+            self._written.setdefault(identity, old)
+            return Planned(event, old, None, _NONE)
+        self._written[identity] = event
+        if old is None:
+            return Planned(event, None, None, _NONE)
+        if old.attempt >= self._attempt or old.pos is None:
+            raise Conflict(
+                f"run {self._run_id!r} wrote two different events as ordinal {event.ordinal} of branch {event.branch!r}",
+                code="event.conflict",
+            )
+        return Planned(event, None, old.pos, self._drop(self._after(old)))
+
+    def leftover(self, live: Mapping[str | None, int], base_seq: int) -> frozenset[int]:
+        """Drops what earlier attempts wrote since the last hand-over and this one, which ends, did not come by.
+
+        Args:
+            live: `Batch.live`.
+            base_seq: `seq` of the newest event at the last hand-over.
+        """
+        return self._drop(
+            {
+                e.seq or 0
+                for e in self._log.events()
+                if (e.seq or 0) > base_seq
+                and e.ordinal is not None
+                and e.ordinal >= live.get(e.branch, 0)
+                and e.pos is not None
+                and e.attempt < self._attempt
+                and (e.branch, e.ordinal) not in self._written
+            }
+        )
+
+    def newest(self) -> int:
+        """`seq` of the run's newest stored event that goes on to count."""
+        return next(e.seq or 0 for e in reversed(self._log.events()) if e.seq not in self._gone)
+
+    def _after(self, old: Event) -> set[int]:
+        """An event and what earlier attempts wrote after it, in the same branch and below."""
+        return {
+            e.seq or 0
+            for e in self._log.events()
+            if (e.seq or 0) >= (old.seq or 0)
+            and e.ordinal is not None
+            and e.attempt < self._attempt
+            and below(e.branch, old.branch)
+        }
+
+    def _drop(self, seqs: set[int]) -> frozenset[int]:
+        dropped = frozenset((seqs | self._answers_to(seqs)) - self._gone)
+        self._gone |= dropped
+        return dropped
+
+    def _answers_to(self, seqs: set[int]) -> set[int]:
+        """What people answered to calls; an answer counts as long as its call does."""
+        events = self._log.events() if seqs else ()
+        calls = {c.id for e in events if e.seq in seqs for c in e.get_function_calls()}
+        return {
+            e.seq or 0 for e in events if calls and e.ordinal is None and any(r.id in calls for r in e.get_function_responses())
+        }
 
 
 def below(branch: str | None, above: str | None) -> bool:
@@ -117,7 +138,7 @@ def below(branch: str | None, above: str | None) -> bool:
 
 
 def add_usage(total: Mapping[str, int], usage: Usage) -> dict[str, int]:
-    """Token counts of a run and one more event."""
+    """The token counts of a run with those of one more event."""
     added = dict(total)
     for name, count in usage.model_dump().items():
         added[name] = added.get(name, 0) + count

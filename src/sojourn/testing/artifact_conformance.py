@@ -11,7 +11,7 @@ The cases run under anyio's pytest plugin. Each needs a service without any arti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from sojourn.artifact.service import ArtifactService
 from sojourn.artifact.types import ArtifactScope, parse_artifact_uri
 from sojourn.content import Part
-from sojourn.errors import InvalidInput, NotFound, Unavailable
+from sojourn.errors import InvalidInput, NotFound, SojournError, Unavailable
 
 ALICE = ArtifactScope("app", "alice", "session", "uid-1")
 ALICE_ELSEWHERE = ArtifactScope("app", "alice", "other session", "uid-2")
@@ -64,19 +64,30 @@ async def load_bytes(service: ArtifactService, scope: ArtifactScope, name: str, 
     return part.inline_data.data
 
 
+async def assert_refused(error: type[SojournError], code: str, *calls: Callable[[], Awaitable[object]]) -> None:
+    """Fails unless each call raises the error with the code."""
+    for call in calls:
+        with pytest.raises(error) as caught:
+            await call()
+        assert caught.value.code == code
+
+
 async def assert_absent(service: ArtifactService, scope: ArtifactScope, name: str, version: int | None = None) -> None:
     """Fails unless every way to the artifact says that it does not exist."""
-    calls: Sequence[Awaitable[Any]] = (service.load_artifact(scope, name, version), service.open_artifact(scope, name, version))
-    for call in calls:
-        with pytest.raises(NotFound) as caught:
-            await call
-        assert caught.value.code == "artifact.not_found"
+    await assert_refused(
+        NotFound,
+        "artifact.not_found",
+        lambda: service.load_artifact(scope, name, version),
+        lambda: service.open_artifact(scope, name, version),
+    )
     if version is None:
         assert name not in await service.list_artifact_names(scope)
-        for gone in (service.list_versions(scope, name), service.delete_artifact(scope, name)):
-            with pytest.raises(NotFound) as caught:
-                await gone
-            assert caught.value.code == "artifact.not_found"
+        await assert_refused(
+            NotFound,
+            "artifact.not_found",
+            lambda: service.list_versions(scope, name),
+            lambda: service.delete_artifact(scope, name),
+        )
 
 
 class ArtifactServiceConformance:
@@ -155,10 +166,12 @@ class ArtifactServiceConformance:
 
     @pytest.mark.parametrize("version", [-1, True, 1.0, "0", 10**18])
     async def test_versions_that_cannot_be_are_refused(self, service: ArtifactService, version: Any) -> None:
-        for call in (service.load_artifact, service.open_artifact):
-            with pytest.raises(InvalidInput) as caught:
-                await call(ALICE, "a", version)
-            assert caught.value.code == "artifact.invalid_version"
+        await assert_refused(
+            InvalidInput,
+            "artifact.invalid_version",
+            lambda: service.load_artifact(ALICE, "a", version),
+            lambda: service.open_artifact(ALICE, "a", version),
+        )
 
     # What goes in comes out
 
@@ -198,11 +211,12 @@ class ArtifactServiceConformance:
         "mime_type", ["", "png", "image/", "/png", "image/png\r\nX-Evil: 1", "bild/größe", "a/" + "x" * 300]
     )
     async def test_mime_types_that_are_none_are_refused(self, service: ArtifactService, mime_type: str) -> None:
-        for data in (b"x", Part.from_bytes(b"x", mime_type)):
-            given = mime_type if isinstance(data, bytes) else None
-            with pytest.raises(InvalidInput) as caught:
-                await service.save_artifact(ALICE, "a", data, mime_type=given)
-            assert caught.value.code == "artifact.invalid_mime_type"
+        await assert_refused(
+            InvalidInput,
+            "artifact.invalid_mime_type",
+            lambda: service.save_artifact(ALICE, "a", b"x", mime_type=mime_type),
+            lambda: service.save_artifact(ALICE, "a", Part.from_bytes(b"x", mime_type)),
+        )
         await assert_absent(service, ALICE, "a")
 
     async def test_metadata_is_any_json(self, service: ArtifactService) -> None:
@@ -214,9 +228,9 @@ class ArtifactServiceConformance:
 
     @pytest.mark.parametrize("metadata", [{"x": float("nan")}, {"x": object()}, {1: "x"}, {"x": "\ud800"}, ["x"]])
     async def test_metadata_that_is_not_json_is_refused(self, service: ArtifactService, metadata: Any) -> None:
-        with pytest.raises(InvalidInput) as caught:
-            await service.save_artifact(ALICE, "a", b"x", custom_metadata=metadata)
-        assert caught.value.code == "json.invalid"
+        await assert_refused(
+            InvalidInput, "json.invalid", lambda: service.save_artifact(ALICE, "a", b"x", custom_metadata=metadata)
+        )
         await assert_absent(service, ALICE, "a")
 
     @pytest.mark.parametrize(
@@ -234,16 +248,16 @@ class ArtifactServiceConformance:
         ids=["str", "none", "int", "list", "empty-part", "uri", "call", "two-kinds"],
     )
     async def test_data_that_is_no_data_is_refused(self, service: ArtifactService, data: Any) -> None:
-        with pytest.raises(InvalidInput) as caught:
-            await service.save_artifact(ALICE, "a", data)
-        assert caught.value.code == "artifact.invalid_data"
+        await assert_refused(InvalidInput, "artifact.invalid_data", lambda: service.save_artifact(ALICE, "a", data))
         await assert_absent(service, ALICE, "a")
 
     @pytest.mark.parametrize("piece", ["text", None, 7])
     async def test_a_stream_of_anything_but_bytes_is_refused(self, service: ArtifactService, piece: Any) -> None:
-        with pytest.raises(InvalidInput) as caught:
-            await service.save_artifact(ALICE, "a", stream(bytes(2 * 1024 * 1024), piece))
-        assert caught.value.code == "artifact.invalid_data"
+        await assert_refused(
+            InvalidInput,
+            "artifact.invalid_data",
+            lambda: service.save_artifact(ALICE, "a", stream(bytes(2 * 1024 * 1024), piece)),
+        )
         await assert_absent(service, ALICE, "a")
 
     async def test_what_goes_in_and_out_is_a_copy(self, service: ArtifactService) -> None:
@@ -399,37 +413,35 @@ class ArtifactServiceConformance:
 
     @pytest.mark.parametrize("name", UNSAFE_NAMES)
     async def test_unsafe_names_are_refused(self, service: ArtifactService, name: str) -> None:
-        for call in (
-            service.save_artifact(ALICE, name, b"x"),
-            service.load_artifact(ALICE, name),
-            service.open_artifact(ALICE, name),
-            service.list_versions(ALICE, name),
-            service.delete_artifact(ALICE, name),
-        ):
-            with pytest.raises(InvalidInput) as caught:
-                await call
-            assert caught.value.code == "artifact.invalid_name"
+        await assert_refused(
+            InvalidInput,
+            "artifact.invalid_name",
+            lambda: service.save_artifact(ALICE, name, b"x"),
+            lambda: service.load_artifact(ALICE, name),
+            lambda: service.open_artifact(ALICE, name),
+            lambda: service.list_versions(ALICE, name),
+            lambda: service.delete_artifact(ALICE, name),
+        )
 
     @pytest.mark.parametrize("bad", ["", "a\x00b", "a\nb", "x" * 257, "\ud800", None, 7])
-    async def test_ids_that_are_none_are_refused(self, service: ArtifactService, bad: Any) -> None:
-        for field in ArtifactScope._fields:
-            scope = ALICE._replace(**{field: bad})
-            for call in (
-                service.save_artifact(scope, "../x", b"x"),
-                service.load_artifact(scope, "a"),
-                service.open_artifact(scope, "a"),
-                service.list_artifact_names(scope),
-                service.list_versions(scope, "a"),
-                service.delete_artifact(scope, "a"),
-                service.delete_session_artifacts(scope),
-            ):
-                with pytest.raises(InvalidInput) as caught:
-                    await call
-                assert caught.value.code == "id.invalid"
-        for app_name, user_id in ((bad, "alice"), ("app", bad)):
-            with pytest.raises(InvalidInput) as caught:
-                await service.delete_user_artifacts(app_name, user_id)
-            assert caught.value.code == "id.invalid"
+    @pytest.mark.parametrize("field", ArtifactScope._fields)
+    async def test_ids_that_are_none_are_refused(self, service: ArtifactService, field: str, bad: Any) -> None:
+        scope = ALICE._replace(**{field: bad})
+        await assert_refused(
+            InvalidInput,
+            "id.invalid",
+            lambda: service.save_artifact(scope, "../x", b"x"),
+            lambda: service.load_artifact(scope, "a"),
+            lambda: service.open_artifact(scope, "a"),
+            lambda: service.list_artifact_names(scope),
+            lambda: service.list_versions(scope, "a"),
+            lambda: service.delete_artifact(scope, "a"),
+            lambda: service.delete_session_artifacts(scope),
+        )
+        if field in ("app_name", "user_id"):
+            await assert_refused(
+                InvalidInput, "id.invalid", lambda: service.delete_user_artifacts(scope.app_name, scope.user_id)
+            )
 
     async def test_odd_ids_are_different_owners(self, service: ArtifactService) -> None:
         scopes = [ArtifactScope("app", "alice", "s", odd) for odd in ODD_IDS]
@@ -571,20 +583,20 @@ class ArtifactServiceConformance:
     # Failing storage
 
     async def test_failing_storage_is_unavailable(self, failing_service: ArtifactService) -> None:
-        calls: Sequence[Awaitable[Any]] = (
-            failing_service.save_artifact(ALICE, "a", b"x"),
-            failing_service.save_artifact(ALICE, "user:a", stream(b"x")),
-            failing_service.load_artifact(ALICE, "a"),
-            failing_service.load_artifact(ALICE, "user:a", 0),
-            failing_service.open_artifact(ALICE, "a"),
-            failing_service.list_artifact_names(ALICE),
-            failing_service.list_versions(ALICE, "a"),
-            failing_service.delete_artifact(ALICE, "a"),
-            failing_service.delete_session_artifacts(ALICE),
-            failing_service.delete_user_artifacts("app", "alice"),
+        await assert_refused(
+            Unavailable,
+            "artifact.unavailable",
+            lambda: failing_service.save_artifact(ALICE, "a", b"x"),
+            lambda: failing_service.save_artifact(ALICE, "user:a", stream(b"x")),
+            lambda: failing_service.load_artifact(ALICE, "a"),
+            lambda: failing_service.load_artifact(ALICE, "user:a", 0),
+            lambda: failing_service.open_artifact(ALICE, "a"),
+            lambda: failing_service.list_artifact_names(ALICE),
+            lambda: failing_service.list_versions(ALICE, "a"),
+            lambda: failing_service.delete_artifact(ALICE, "a"),
+            lambda: failing_service.delete_session_artifacts(ALICE),
+            lambda: failing_service.delete_user_artifacts("app", "alice"),
         )
-        for call in calls:
-            with pytest.raises(Unavailable) as caught:
-                await call
-            assert caught.value.code == "artifact.unavailable"
-            assert caught.value.__cause__ is not None
+        with pytest.raises(Unavailable) as caught:
+            await failing_service.load_artifact(ALICE, "a")
+        assert caught.value.__cause__ is not None

@@ -55,7 +55,8 @@ def new_run(run_id: str = "r1", key: SessionKey | None = None, text: str = "Hell
         text: What the user says.
         fields: Other fields of `NewRun`.
     """
-    fields.setdefault("message", message(run_id, text))
+    if "message" not in fields:
+        fields["message"] = message(run_id, text)
     return NewRun(id=run_id, key=key or session_key(), **fields)
 
 

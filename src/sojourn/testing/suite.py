@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from sojourn.errors import SojournError
 from sojourn.run.store import Store
 from sojourn.testing.builders import APP_NAME
 from sojourn.testing.clock import ManualPlatform
-from sojourn.testing.world import read_world
+from sojourn.testing.world import assert_same_world, read_world
 
 
 @pytest.mark.anyio
@@ -46,17 +46,18 @@ def raises(category: type[SojournError], code: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def unchanged(store: Store, *app_names: str) -> AsyncIterator[None]:
+async def unchanged(store: Store, *app_names: str, but: Container[str] = ()) -> AsyncIterator[None]:
     """Expects that the block leaves everything in the store as it is.
 
     Args:
         store: The store.
         app_names: The apps to compare; the builders' app if omitted.
+        but: Fields that may change.
     """
     names = app_names or (APP_NAME,)
     before = await read_world(store, names)
     yield
-    assert await read_world(store, names) == before
+    assert_same_world(await read_world(store, names), before, but=but)
 
 
 @contextmanager

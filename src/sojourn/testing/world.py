@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,40 @@ async def read_world(store: Store, app_names: Iterable[str]) -> World:
     Keys that a store makes for itself (`uid`s) are left out, so that the worlds of two stores can be equal.
     """
     return {app_name: await _read_app(store, app_name) for app_name in app_names}
+
+
+def assert_same_world(world: World, expected: World, *, but: Container[str] = ()) -> None:
+    """Raises `AssertionError` that names every place where two worlds differ.
+
+    Args:
+        world: What is.
+        expected: What is to be.
+        but: Names of fields that may differ.
+    """
+    found = list(_differences(world, expected, "world", but))
+    if found:
+        raise AssertionError("\n".join(["the store holds something else than expected:", *found[:20]]))
+
+
+def _differences(a: Any, b: Any, where: str, but: Container[str]) -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in [*a, *(n for n in b if n not in a)]:
+            if name not in but:
+                yield from _differences(a.get(name, _ABSENT), b.get(name, _ABSENT), f"{where}[{name!r}]", but)
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for n, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from _differences(x, y, f"{where}[{n}]", but)
+    elif type(a) is not type(b) or a != b:
+        # Python takes True, 1 and 1.0 for equal; as JSON they are three values.
+        yield f"{where} is {a!r}, expected {b!r}"
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
 
 
 async def all_sessions(store: Store, app_name: str, user_id: str | None = None, *, limit: int = _PAGE) -> list[Session]:

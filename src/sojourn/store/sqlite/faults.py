@@ -11,9 +11,10 @@ BUSY_TIMEOUT = 5.0
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+_LOCKED = f"has been locked by another process for more than {BUSY_TIMEOUT:g} s; find out what holds it, or try again"
 _UNAVAILABLE = {
-    sqlite3.SQLITE_BUSY: f"is locked by another process for more than {BUSY_TIMEOUT:g} s; find out what holds it, or try again",
-    sqlite3.SQLITE_LOCKED: f"is locked by another process for more than {BUSY_TIMEOUT:g} s; find out what holds it, or try again",
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; its directory must exist and be writable by this user",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full or a size limit is reached; make room and try again",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk or file system failed; check it and try again",

@@ -3,88 +3,104 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
 from sojourn.event import Event
 from sojourn.session.types import History, SessionKey
 from sojourn.store.rules import run_not_found, session_not_found
-from sojourn.store.sqlite.rows import EVENT, MAX_INTEGER, event_of
+from sojourn.store.sqlite.rows import EVENT, MAX_INTEGER, Row, event_of
 
 _SUMMARY = """
     SELECT seq, summary_until FROM events INDEXED BY events_summaries
     WHERE sid = ? AND summary_until IS NOT NULL AND superseded = 0 ORDER BY seq DESC LIMIT 1
 """
 _NEWEST = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq > ? AND superseded = 0 ORDER BY seq DESC LIMIT ?"
-_OPEN_CALLS = "SELECT seq FROM calls INDEXED BY calls_open WHERE sid = ? AND seq < ? AND closed_by IS NULL"
-_CALLED_BEFORE = "SELECT max(seq) FROM calls WHERE sid = ? AND call_id = ? AND seq < ?"
-_ONE = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq = ? AND superseded = 0"
 _PAGE = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq > ? AND superseded <= ? ORDER BY seq LIMIT ?"
 _OF_RUN = f"SELECT {EVENT} FROM events INDEXED BY events_by_run WHERE run_uid = ? AND pos > ? ORDER BY pos LIMIT ?"
+_ONE = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq = ?"
+_OPEN_CALLS = "SELECT seq FROM calls INDEXED BY calls_open WHERE sid = ? AND seq < ? AND open = 1"
+_CALL_BEFORE = "SELECT max(seq) FROM calls WHERE sid = ? AND call_id = ? AND is_call = 1 AND seq < ?"
+_CALL_AFTER = "SELECT min(seq) FROM calls WHERE sid = ? AND call_id = ? AND is_call = 1 AND seq > ?"
+_RESPONSES = "SELECT seq FROM calls WHERE sid = ? AND call_id = ? AND is_call = 0 AND seq > ? AND seq <= ?"
 
 
-def newest(conn: sqlite3.Connection, sid: int, limit: int | None) -> list[Event]:
-    """The newest events that count, oldest first, not reaching back into what the newest summary sums up."""
-    return _newest(conn, sid, limit, _summary(conn, sid)[1])
+def newest(conn: sqlite3.Connection, sid: int, limit: int | None, floor: int = 0) -> list[Event]:
+    """The newest events that count, oldest first, of those with a `seq` beyond `floor`."""
+    rows = conn.execute(_NEWEST, (sid, floor, MAX_INTEGER if limit is None else min(limit, MAX_INTEGER))).fetchall()
+    rows.reverse()
+    return [event_of(row) for row in rows]
 
 
 def window(conn: sqlite3.Connection, key: SessionKey, limit: int | None) -> History:
+    """What `history` gives."""
     sid, event_count = _session(conn, key)
-    summary_seq, floor = _summary(conn, sid)
-    events = _newest(conn, sid, limit, floor)
+    summary: tuple[int, int] | None = conn.execute(_SUMMARY, (sid,)).fetchone()
+    events = newest(conn, sid, limit, 0 if summary is None else summary[1])
     start = (events[0].seq or 0) if events else event_count + 1
-    pinned = {seq for (seq,) in conn.execute(_OPEN_CALLS, (sid, start)).fetchall()}
-    pinned.update(_calls_answered_in(conn, sid, events, start))
-    if summary_seq is not None and summary_seq < start:
-        pinned.add(summary_seq)
-    rows = (conn.execute(_ONE, (sid, seq)).fetchone() for seq in sorted(pinned))
-    return History(events, [event_of(row) for row in rows if row is not None])
+    todo = [seq for (seq,) in conn.execute(_OPEN_CALLS, (sid, start)).fetchall()]
+    if summary is not None:
+        todo.append(summary[0])
+    todo.extend(_called_by_window(conn, sid, events))
+    return History(events, _closure(conn, sid, todo, start))
 
 
-def _calls_answered_in(conn: sqlite3.Connection, sid: int, events: list[Event], start: int) -> set[int]:
-    """Where the calls stand that a window answers, as far as that is before it."""
+def _called_by_window(conn: sqlite3.Connection, sid: int, events: list[Event]) -> Iterator[int]:
+    """The calls that a window's responses answer, other than those that stand in it before them."""
     called: set[str | None] = set()
-    found = set()
     for event in events:
         for response in event.get_function_responses():
             if response.id and response.id not in called:
-                (seq,) = conn.execute(_CALLED_BEFORE, (sid, response.id, event.seq)).fetchone()
-                if seq is not None and seq < start:
-                    found.add(seq)
+                yield from _call_before(conn, sid, response.id, event.seq or 0)
         called.update(call.id for call in event.get_function_calls())
-    return found
+
+
+def _closure(conn: sqlite3.Connection, sid: int, todo: list[int], start: int) -> list[Event]:
+    """The events at these places before `start`, with whatever holds the other halves of their calls and responses."""
+    found: dict[int, Event] = {}
+    while todo:
+        seq = todo.pop()
+        if seq >= start or seq in found:
+            continue
+        event = found[seq] = event_of(conn.execute(_ONE, (sid, seq)).fetchone())
+        for response in event.get_function_responses():
+            if response.id:
+                todo.extend(_call_before(conn, sid, response.id, seq))
+        for call in event.get_function_calls():
+            if call.id:
+                (until,) = conn.execute(_CALL_AFTER, (sid, call.id, seq)).fetchone()
+                rows = conn.execute(_RESPONSES, (sid, call.id, seq, MAX_INTEGER if until is None else until)).fetchall()
+                todo.extend(answer for (answer,) in rows)
+    return [found[seq] for seq in sorted(found)]
+
+
+def _call_before(conn: sqlite3.Connection, sid: int, call_id: str, seq: int) -> Iterator[int]:
+    (before,) = conn.execute(_CALL_BEFORE, (sid, call_id, seq)).fetchone()
+    if before is not None:
+        yield before
 
 
 def page(conn: sqlite3.Connection, key: SessionKey, after: int, limit: int, superseded: bool) -> list[Event]:
+    """What `list_events` gives."""
     sid, _ = _session(conn, key)
     rows = conn.execute(_PAGE, (sid, _bounded(after), int(superseded), limit)).fetchall()
     return [event_of(row) for row in rows]
 
 
 def of_run(conn: sqlite3.Connection, run_uid: int, after: int, limit: int) -> list[Event]:
+    """What `run_events` gives."""
     if conn.execute("SELECT 1 FROM runs WHERE uid = ?", (run_uid,)).fetchone() is None:
         raise run_not_found(str(run_uid))
-    rows = conn.execute(_OF_RUN, (run_uid, _bounded(after), max(limit, 0))).fetchall()
+    rows = conn.execute(_OF_RUN, (run_uid, _bounded(after), limit)).fetchall()
     return [event_of(row) for row in rows]
 
 
-def _session(conn: sqlite3.Connection, key: SessionKey) -> tuple[int, int]:
-    row: tuple[int, int] | None = conn.execute(
+def _session(conn: sqlite3.Connection, key: SessionKey) -> Row:
+    row: Row | None = conn.execute(
         "SELECT sid, event_count FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?", key
     ).fetchone()
     if row is None:
         raise session_not_found(key)
     return row
-
-
-def _summary(conn: sqlite3.Connection, sid: int) -> tuple[int | None, int]:
-    """Where the newest summary stands, and up to where it sums up."""
-    row: tuple[int, int] | None = conn.execute(_SUMMARY, (sid,)).fetchone()
-    return (None, 0) if row is None else row
-
-
-def _newest(conn: sqlite3.Connection, sid: int, limit: int | None, floor: int) -> list[Event]:
-    rows = conn.execute(_NEWEST, (sid, floor, MAX_INTEGER if limit is None else max(limit, 0))).fetchall()
-    rows.reverse()
-    return [event_of(row) for row in rows]
 
 
 def _bounded(number: int) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sojourn.event import Event
 from sojourn.session.state import StateDelta
-from sojourn.store.sqlite.rows import MAX_INTEGER, Link, event_body, links_of, message_of, path_of
+from sojourn.store.sqlite.rows import MAX_INTEGER, Link, event_body, links_of, message_body, message_of, path_of
 
 
 class Entry(NamedTuple):
@@ -22,25 +22,33 @@ class Entry(NamedTuple):
     summary_until: int | None
 
 
-def entry_of(event: Event, *, identity: bool = True) -> Entry:
+def entry_of(event: Event) -> Entry:
     """Encodes and checks an event.
-
-    Args:
-        event: The event.
-        identity: Whether its ordinal is its identity, as with all events but answers.
 
     Raises:
         InvalidInput: `json.invalid`, `state.*`.
     """
+    return _entry(event, event_body(event))
+
+
+def message_entry_of(event: Event) -> Entry:
+    """Encodes and checks the event that opens a run.
+
+    Raises:
+        InvalidInput: `json.invalid`, `state.*`.
+    """
+    return _entry(event, message_body(event))
+
+
+def _entry(event: Event, body: str) -> Entry:
     actions = event.actions
-    delta = StateDelta.of(actions) if actions.changes_state else None
     until = actions.summary_until
     return Entry(
         event,
-        event_body(event, identity=identity),
+        body,
         path_of(event.branch),
         links_of(event.content),
-        delta,
+        StateDelta.of(actions) if actions.changes_state else None,
         None if until is None else max(0, min(until, MAX_INTEGER)),
     )
 
@@ -67,26 +75,28 @@ def write(
     _, body, path, links, _, summary_until = entry
     conn.execute(_INSERT, (sid, seq, run_uid, pos, ordinal, path, attempt, supersedes, summary_until, body))
     for is_call, call_id in links:
+        if not is_call:
+            conn.execute("UPDATE calls SET open = 0 WHERE sid = ? AND call_id = ? AND is_call = 1 AND open = 1", (sid, call_id))
         conn.execute(
-            "UPDATE calls SET closed_by = ? WHERE sid = ? AND call_id = ? AND seq < ? AND closed_by IS NULL"
-            if is_call
-            else "UPDATE calls SET closed_by = ? WHERE sid = ? AND call_id = ? AND seq <= ? AND closed_by IS NULL",
-            (seq, sid, call_id, seq),
+            "INSERT OR IGNORE INTO calls (sid, call_id, seq, is_call, open) VALUES (?, ?, ?, ?, ?)",
+            (sid, call_id, seq, is_call, is_call),
         )
-        if is_call:
-            conn.execute("INSERT OR IGNORE INTO calls (sid, call_id, seq) VALUES (?, ?, ?)", (sid, call_id, seq))
 
 
-def supersede(conn: sqlite3.Connection, sid: int, seqs: Iterable[int]) -> None:
-    """Takes events out of what counts: the calls in them are forgotten, those they answered are open again."""
-    links: list[tuple[int, bool, str]] = []
+def supersede(conn: sqlite3.Connection, sid: int, seqs: Collection[int]) -> None:
+    """Takes events out of what counts, and their calls and responses out of the index."""
+    touched: set[str] = set()
     for seq in seqs:
         conn.execute("UPDATE events SET superseded = 1 WHERE sid = ? AND seq = ?", (sid, seq))
         (body,) = conn.execute("SELECT body FROM events WHERE sid = ? AND seq = ?", (sid, seq)).fetchone()
         if '"functionCall"' in body or '"functionResponse"' in body:
-            links.extend((seq, *link) for link in links_of(message_of(body).content))
-    for seq, is_call, call_id in links:
-        if is_call:
-            conn.execute("DELETE FROM calls WHERE sid = ? AND call_id = ? AND seq = ?", (sid, call_id, seq))
-    for seq, _, call_id in links:
-        conn.execute("UPDATE calls SET closed_by = NULL WHERE sid = ? AND call_id = ? AND closed_by = ?", (sid, call_id, seq))
+            for is_call, call_id in links_of(message_of(body).content):
+                touched.add(call_id)
+                conn.execute(
+                    "DELETE FROM calls WHERE sid = ? AND call_id = ? AND is_call = ? AND seq = ?", (sid, call_id, is_call, seq)
+                )
+    for call_id in touched:
+        (answered,) = conn.execute(
+            "SELECT coalesce(max(seq), 0) FROM calls WHERE sid = ? AND call_id = ? AND is_call = 0", (sid, call_id)
+        ).fetchone()
+        conn.execute("UPDATE calls SET open = seq > ? WHERE sid = ? AND call_id = ? AND is_call = 1", (answered, sid, call_id))

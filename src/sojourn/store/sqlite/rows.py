@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic_core import PydanticSerializationError
-
 from sojourn.content import Content
 from sojourn.errors import InvalidInput
 from sojourn.event import Event
@@ -24,7 +22,13 @@ Row = tuple[Any, ...]
 dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 """Encodes a value that has been checked to be JSON before."""
 
-load = json.loads
+
+def load(text: str) -> Any:
+    """Decodes what `dump` gave."""
+    return {} if text == "{}" else _decode(text)
+
+
+_decode = json.JSONDecoder().decode
 
 # Words of people and libraries may hold lone surrogates, which only an escaped form can carry into the database.
 _dump_words = json.JSONEncoder(separators=(",", ":")).encode
@@ -51,33 +55,45 @@ EVENT = "seq, pos, ordinal, attempt, supersedes, superseded, body"
 """The columns that `event_of` takes."""
 
 _NUMBERS = {"seq", "pos", "ordinal", "attempt", "supersedes", "superseded"}
-_NUMBERS_WITHOUT_IDENTITY = _NUMBERS - {"ordinal"}
+_NUMBERS_OF_LOG = {"seq", "pos", "supersedes", "superseded"}
+_ACTIONS = {"actions"}
 
 _serializer = Event.__pydantic_serializer__
 _validator = Event.__pydantic_validator__
 
 
-def event_body(event: Event, *, identity: bool = True) -> str:
+def event_body(event: Event) -> str:
     """An event as JSON, without what has a column of its own.
-
-    Args:
-        event: The event.
-        identity: Whether its ordinal goes into the column, where it makes up its identity.
 
     Raises:
         InvalidInput: `json.invalid` if it holds something that JSON cannot.
     """
+    return _encode(event, _NUMBERS)
+
+
+def message_body(event: Event) -> str:
+    """The event that opens a run as JSON, as it is submitted: the columns of the stored event take precedence.
+
+    Raises:
+        InvalidInput: `json.invalid` if it holds something that JSON cannot.
+    """
+    return _encode(event, _NUMBERS_OF_LOG)
+
+
+def _encode(event: Event, exclude: set[str]) -> str:
+    if not event.actions.model_fields_set:
+        # To find out that they do nothing takes the serializer as long as all the rest.
+        exclude = exclude | _ACTIONS
     try:
-        exclude = _NUMBERS if identity else _NUMBERS_WITHOUT_IDENTITY
         return _serializer.to_json(event, by_alias=True, exclude_defaults=True, exclude=exclude).decode()
-    except (PydanticSerializationError, UnicodeError, ValueError) as error:
+    except ValueError as error:
         raise InvalidInput(f"event {event.id!r} is not JSON: {error}", code="json.invalid") from None
 
 
 def event_of(row: Row) -> Event:
     """An event from its columns `EVENT`."""
     seq, pos, ordinal, attempt, supersedes, superseded, body = row
-    numbers = f'{{"seq":{seq},"attempt":{attempt}'
+    numbers = f'"seq":{seq},"attempt":{attempt}'
     if pos is not None:
         numbers += f',"pos":{pos}'
     if ordinal is not None:
@@ -86,22 +102,19 @@ def event_of(row: Row) -> Event:
         numbers += f',"supersedes":{supersedes}'
     if superseded:
         numbers += ',"superseded":true'
-    return _validator.validate_json(f"{numbers}}}" if body == "{}" else f"{numbers},{body[1:]}")
+    event: Event = _validator.validate_json(f"{body[:-1]},{numbers}}}" if body != "{}" else f"{{{numbers}}}")
+    return event
 
 
 def message_of(body: str) -> Event:
     """The event that opens a run, as it was submitted."""
-    return _validator.validate_json(body)
+    message: Event = _validator.validate_json(body)
+    return message
 
 
 def path_of(branch: str | None) -> str:
-    """A branch as it stands in the column `path`."""
+    """A branch as it stands in the column `path`, where outside of branches is a text too."""
     return "" if branch is None else f".{branch}"
-
-
-def branch_of(path: str) -> str | None:
-    """The branch that `path_of` gave the path of."""
-    return path[1:] if path else None
 
 
 Link = tuple[bool, str]

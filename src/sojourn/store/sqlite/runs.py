@@ -14,6 +14,8 @@ from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.session.types import Page, SessionKey
 from sojourn.store.rules import (
     cancelled,
+    closed_by,
+    found_state,
     interrupt_not_found,
     open_for,
     page_token,
@@ -25,12 +27,11 @@ from sojourn.store.rules import (
     session_not_found,
 )
 from sojourn.store.sqlite import log, sessions, state
-from sojourn.store.sqlite.log import Entry, entry_of
+from sojourn.store.sqlite.log import Entry, message_entry_of
 from sojourn.store.sqlite.rows import (
     INTERRUPT,
     RUN,
     RUNS,
-    SESSION,
     STEP,
     Row,
     dump,
@@ -42,7 +43,6 @@ from sojourn.store.sqlite.rows import (
     session_of,
     step_of,
 )
-from sojourn.store.staging import rewind
 
 _BY_UID = f"SELECT {RUN} FROM {RUNS} WHERE r.uid = ?"
 _BY_ID = f"SELECT {RUN} FROM {RUNS} WHERE r.app_name = ? AND r.id = ? AND r.user_id = ?"
@@ -73,7 +73,7 @@ def submission_of(run: NewRun) -> Submission:
     """Encodes and checks a run.
 
     Raises:
-        InvalidInput: `id.invalid`, `json.invalid`.
+        InvalidInput: `id.invalid`, `json.invalid`, `state.*`.
     """
     run.key.check()
     check_id(run.id, "run_id")
@@ -81,7 +81,7 @@ def submission_of(run: NewRun) -> Submission:
     return Submission(
         run,
         message,
-        entry_of(message),
+        message_entry_of(message),
         jsonvalue.encode(run.config, where="config") if run.config else "{}",
         None if run.custom_metadata is None else jsonvalue.encode(run.custom_metadata, where="custom_metadata"),
     )
@@ -100,13 +100,14 @@ _BUSY = """
 """
 _INSERT = """
     INSERT INTO runs (
-        sid, id, app_name, user_id, no, status, attempt, first_seq, message, config, attached, last_pos, retry_of,
+        sid, id, app_name, user_id, no, status, attempt, agent, first_seq, message, config, attached, last_pos, retry_of,
         custom_metadata, created_at, started_at
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
 def submit(conn: sqlite3.Connection, new: Submission, begin: bool) -> Submitted:
+    """What `RunStore.submit` does."""
     run = new.run
     key = run.key
     app_name, user_id, _ = key
@@ -124,6 +125,7 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool) -> Submitted:
         busy = conn.execute(_BUSY, (app_name, sid)).fetchone()
         if busy is not None:
             raise session_busy(key, busy[0])
+    staged = state.stage_delta(conn, sid or 0, key, new.entry.delta) if begin and new.entry.delta else None
 
     now = platform.now()
     if sid is None:
@@ -142,14 +144,18 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool) -> Submitted:
             conn.execute("UPDATE sessions SET run_no = ? WHERE sid = ?", (run_no, sid))
     if repeated is not None:
         log.supersede(conn, sid, _counting(conn, repeated))
-    status, attempt, first_seq, message, last_pos, started_at = (
-        (RunStatus.RUNNING, 1, event_count, None, 1, now) if begin else (RunStatus.QUEUED, 0, None, new.entry.body, 0, None)
+    if staged is not None:
+        state.store(conn, state.encode(staged, sid))
+    status, attempt, agent, first_seq, message, last_pos, started_at = (
+        (RunStatus.RUNNING, 1, active_agent, event_count, None, 1, now)
+        if begin
+        else (RunStatus.QUEUED, 0, None, None, new.entry.body, 0, None)
     )
     uid = conn.execute(
         _INSERT,
         (
-            sid, run.id, app_name, user_id, run_no, status.value, attempt, first_seq, message, new.config, int(run.attached),
-            last_pos, run.retry_of, new.custom_metadata, now, started_at,
+            sid, run.id, app_name, user_id, run_no, status.value, attempt, agent, first_seq, message, new.config,
+            int(run.attached), last_pos, run.retry_of, new.custom_metadata, now, started_at,
         ),
     ).lastrowid  # fmt: skip
     assert uid is not None
@@ -164,7 +170,8 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool) -> Submitted:
         status=status,
         message=new.message.snapshot(),
         attempt=attempt,
-        config=load(new.config) if run.config else {},
+        agent=agent,
+        config=load(new.config),
         attached=run.attached,
         last_pos=last_pos,
         retry_of=run.retry_of,
@@ -208,93 +215,95 @@ def _counting(conn: sqlite3.Connection, run_uid: int) -> list[int]:
 
 
 def begin(conn: sqlite3.Connection, run_uid: int) -> Begun:
+    """What `RunStore.begin` does."""
     record = get(conn, run_uid)
-    sid, first_seq, has_undo = conn.execute("SELECT sid, first_seq, has_undo FROM runs WHERE uid = ?", (run_uid,)).fetchone()
     if record.status is RunStatus.QUEUED and record.cancel_requested is not None:
         record = close(conn, record, Move.CANCEL, cancelled(record))
-    if record.status is not RunStatus.QUEUED:
-        return Begun(record, _session(conn, record, sid), [], [])
-    move(record.status, Move.BEGIN, run_id=record.id)
-    attempt, now = record.attempt + 1, platform.now()
-    if first_seq is None:
-        entry = entry_of(record.message)
-        (count,) = conn.execute("SELECT event_count FROM sessions WHERE sid = ?", (sid,)).fetchone()
-        log.write(conn, sid, count + 1, run_uid, entry, pos=None, ordinal=0, attempt=1)
-        conn.execute("UPDATE sessions SET event_count = ?, updated_at = ? WHERE sid = ?", (count + 1, now, sid))
-        conn.execute(
-            "UPDATE runs SET status = 'running', attempt = ?, answered = 0, first_seq = ?, message = NULL, last_pos = 1, "
-            "started_at = ? WHERE uid = ?",
-            (attempt, count + 1, now, run_uid),
-        )
-    else:
-        conn.execute("UPDATE runs SET status = 'running', attempt = ?, answered = 0 WHERE uid = ?", (attempt, run_uid))
-    record = get(conn, run_uid)
-    merged = state.read(conn, sid, record.app_name, record.user_id)
-    if has_undo:
-        rewind(merged, state.read_undo(conn, run_uid, record.key))
-    if attempt == 1:
-        return Begun(record, _session(conn, record, sid, merged), [], [])
-    return Begun(record, _session(conn, record, sid, merged), steps(conn, run_uid), _interrupts(conn, record))
+    elif record.status in _BUSY_STATUS:
+        move(record.status, Move.BEGIN, run_id=record.id)
+        return _begin_first(conn, record) if record.attempt == 0 else _begin_again(conn, record)
+    return Begun(record, sessions.get(conn, record.key, 0), [], [])
 
 
-def _session(conn: sqlite3.Connection, record: RunRecord, sid: int, merged: dict[str, Any] | None = None) -> Any:
-    row = conn.execute(f"SELECT {SESSION} FROM sessions WHERE sid = ?", (sid,)).fetchone()
-    return session_of(row, state.read(conn, sid, record.app_name, record.user_id) if merged is None else merged)
+def _begin_first(conn: sqlite3.Connection, record: RunRecord) -> Begun:
+    uid, key, now = record.uid, record.key, platform.now()
+    sid, count, active_agent = conn.execute(
+        "SELECT s.sid, s.event_count, s.active_agent FROM runs r JOIN sessions s ON s.sid = r.sid WHERE r.uid = ?", (uid,)
+    ).fetchone()
+    entry = message_entry_of(record.message)
+    writes = state.encode(state.stage_delta(conn, sid, key, entry.delta), sid)
+
+    state.store(conn, writes)
+    log.write(conn, sid, count + 1, uid, entry, pos=None, ordinal=0, attempt=1)
+    conn.execute("UPDATE sessions SET event_count = ?, updated_at = ? WHERE sid = ?", (count + 1, now, sid))
+    conn.execute(
+        "UPDATE runs SET status = 'running', attempt = 1, agent = ?, first_seq = ?, message = NULL, last_pos = 1, "
+        "started_at = ? WHERE uid = ?",
+        (active_agent, count + 1, now, uid),
+    )
+    return Begun(get(conn, uid), sessions.get(conn, key, 0), [], [])
 
 
-def _interrupts(conn: sqlite3.Connection, record: RunRecord) -> list[Interrupt]:
-    rows = conn.execute(f"SELECT {INTERRUPT} FROM interrupts i WHERE i.run_uid = ? ORDER BY i.n", (record.uid,)).fetchall()
-    return [interrupt_of(row, record.id, record.key) for row in rows]
+def _begin_again(conn: sqlite3.Connection, record: RunRecord) -> Begun:
+    uid, key = record.uid, record.key
+    conn.execute("UPDATE runs SET status = 'running', attempt = attempt + 1, answered = 0 WHERE uid = ?", (uid,))
+    record = get(conn, uid)
+    session = sessions.get(conn, key, 0)
+    undo = state.read_undo(conn, uid, key)
+    if undo:
+        session = session.model_copy(update={"state": found_state(session.state, undo)})
+    rows = conn.execute(f"SELECT {INTERRUPT} FROM interrupts i WHERE i.run_uid = ? ORDER BY i.n", (uid,)).fetchall()
+    return Begun(record, session, steps(conn, uid), [interrupt_of(row, record.id, key) for row in rows])
 
 
 # -- closing ----------------------------------------------------------------------------------------------------------
 
 
-def finish(conn: sqlite3.Connection, run_uid: int) -> None:
-    """Forgets what only an unfinished run needs."""
-    state.drop_undo(conn, run_uid)
-    conn.execute("UPDATE interrupts SET status = 'dropped' WHERE run_uid = ? AND status = 'open'", (run_uid,))
-
-
-def close(conn: sqlite3.Connection, record: RunRecord, by: Move, error: RunError) -> RunRecord:
+def close(conn: sqlite3.Connection, record: RunRecord, by: Move, error: RunError, *, attempt: int | None = None) -> RunRecord:
     """Makes a terminal move that no attempt makes."""
-    status = move(record.status, by, run_id=record.id)
+    status = closed_by(record, by)
     conn.execute(
-        "UPDATE runs SET status = ?, error = ?, last_pos = last_pos + 1, finished_at = ? WHERE uid = ?",
-        (status.value, dump_error(error), platform.now(), record.uid),
+        "UPDATE runs SET status = ?, attempt = ?, error = ?, last_pos = last_pos + 1, finished_at = ? WHERE uid = ?",
+        (status.value, record.attempt if attempt is None else attempt, dump_error(error), platform.now(), record.uid),
     )
-    finish(conn, record.uid)
+    state.drop_undo(conn, record.uid)
+    drop_interrupts(conn, record.uid, by)
     return get(conn, record.uid)
 
 
+def drop_interrupts(conn: sqlite3.Connection, run_uid: int, by: Move) -> None:
+    """Closes the questions of a run that has ended, as `rules.dropped` says."""
+    if by is Move.EXPIRE:
+        conn.execute(
+            "UPDATE interrupts SET status = 'expired' WHERE run_uid = ? AND status = 'open' AND expires_at <= ?",
+            (run_uid, platform.now()),
+        )
+    conn.execute("UPDATE interrupts SET status = 'dropped' WHERE run_uid = ? AND status = 'open'", (run_uid,))
+
+
 def take_over(conn: sqlite3.Connection, run_uid: int, error: RunError, by: Move) -> RunRecord:
+    """What `RunStore.take_over` does."""
     record = get(conn, run_uid)
-    if record.status is not RunStatus.RUNNING:
-        return record
-    move(record.status, by, run_id=record.id)
-    conn.execute("UPDATE runs SET attempt = attempt + 1 WHERE uid = ?", (run_uid,))
-    return close(conn, record, by, error)
+    return close(conn, record, by, error, attempt=record.attempt + 1) if record.status is RunStatus.RUNNING else record
 
 
 def request_cancel(conn: sqlite3.Connection, run_uid: int, reason: str) -> RunRecord:
+    """What `RunStore.request_cancel` does."""
     record = get(conn, run_uid)
     if not record.status.terminal and record.cancel_requested is None:
         conn.execute("UPDATE runs SET cancel_requested = ? WHERE uid = ?", (dump_words(reason), run_uid))
         record = get(conn, run_uid)
-    if record.status in _READY:
-        record = close(conn, record, Move.CANCEL, cancelled(record))
-    return record
+    return close(conn, record, Move.CANCEL, cancelled(record)) if record.status in _PENDING else record
 
 
 def close_run(conn: sqlite3.Connection, run_uid: int, error: RunError, by: Move) -> RunRecord:
+    """What `RunStore.close_run` does."""
     record = get(conn, run_uid)
-    return close(conn, record, by, error) if record.status in _READY else record
-
-
-_READY = (RunStatus.QUEUED, RunStatus.WAITING)
+    return close(conn, record, by, error) if record.status in _PENDING else record
 
 
 def requeue_lost(conn: sqlite3.Connection, run_uid: int) -> RunRecord:
+    """What `RunStore.requeue_lost` does."""
     record = get(conn, run_uid)
     if record.status is not RunStatus.RUNNING:
         return record
@@ -303,10 +312,15 @@ def requeue_lost(conn: sqlite3.Connection, run_uid: int) -> RunRecord:
     return get(conn, run_uid)
 
 
+_BUSY_STATUS = (RunStatus.QUEUED, RunStatus.RUNNING)
+_PENDING = (RunStatus.QUEUED, RunStatus.WAITING)
+
+
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
 def answer(conn: sqlite3.Connection, run_uid: int, interrupt_id: str, value: Any, entry: Entry) -> Answered:
+    """What `RunStore.answer` does."""
     record = get(conn, run_uid)
     row = conn.execute(
         f"SELECT {INTERRUPT} FROM interrupts i WHERE i.run_uid = ? AND i.id = ?", (run_uid, interrupt_id)
@@ -328,7 +342,7 @@ def answer(conn: sqlite3.Connection, run_uid: int, interrupt_id: str, value: Any
         "UPDATE interrupts SET status = 'answered', answer = ?, answered_at = ? WHERE run_uid = ? AND id = ?",
         (dump(value), now, run_uid, interrupt_id),
     )
-    conn.execute("UPDATE runs SET status = ?, deaths = 0, answered = 1 WHERE uid = ?", (status.value, run_uid))
+    conn.execute("UPDATE runs SET status = ?, deaths = 0, attached = 0, answered = 1 WHERE uid = ?", (status.value, run_uid))
     return Answered(get(conn, run_uid), True)
 
 
@@ -336,6 +350,7 @@ def answer(conn: sqlite3.Connection, run_uid: int, interrupt_id: str, value: Any
 
 
 def get_by_id(conn: sqlite3.Connection, app_name: str, run_id: str, user_id: str | None) -> RunRecord:
+    """What `RunStore.get_run` gives."""
     if user_id is not None:
         rows = conn.execute(_BY_ID, (app_name, run_id, user_id)).fetchall()
     else:
@@ -350,6 +365,7 @@ def get_by_id(conn: sqlite3.Connection, app_name: str, run_id: str, user_id: str
 
 
 def list_page(conn: sqlite3.Connection, query: RunQuery, limit: int, after: str | None) -> Page[RunRecord]:
+    """What `RunStore.list_runs` gives."""
     found, params = _listing(query)
     marks = ", ".join("?" for _ in query.status)
     status = f" AND status IN ({marks})" if query.status else ""
@@ -382,6 +398,7 @@ def _listing(query: RunQuery) -> tuple[str, Row]:
 
 
 def unfinished(conn: sqlite3.Connection, app_name: str) -> list[RunRecord]:
+    """What `RunStore.unfinished` gives."""
     rows = conn.execute(
         f"SELECT {RUN} FROM {RUNS} WHERE r.uid IN "
         "(SELECT uid FROM runs INDEXED BY runs_unfinished WHERE app_name = ? AND finished_at IS NULL)",
@@ -391,11 +408,13 @@ def unfinished(conn: sqlite3.Connection, app_name: str) -> list[RunRecord]:
 
 
 def steps(conn: sqlite3.Connection, run_uid: int) -> list[Step]:
+    """The journal of a run."""
     rows = conn.execute(f"SELECT {STEP} FROM steps WHERE run_uid = ? ORDER BY id", (run_uid,)).fetchall()
     return [step_of(row) for row in rows]
 
 
 def list_steps(conn: sqlite3.Connection, run_uid: int) -> list[Step]:
+    """What `RunStore.list_steps` gives."""
     if conn.execute("SELECT 1 FROM runs WHERE uid = ?", (run_uid,)).fetchone() is None:
         raise run_not_found(str(run_uid))
     return steps(conn, run_uid)
@@ -409,6 +428,7 @@ def list_interrupts(
     run_uid: int | None,
     open_only: bool,
 ) -> list[Interrupt]:
+    """What `RunStore.list_interrupts` gives."""
     where = ["r.app_name = ?"]
     params: list[Any] = [app_name]
     for column, value in (("r.user_id", user_id), ("s.id", session_id), ("i.run_uid", run_uid)):

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sojourn import platform
 from sojourn.errors import Unsupported
 from sojourn.store.sqlite.faults import BUSY_TIMEOUT, is_busy
 
 APPLICATION_ID = 0x536F6A72
 """Marks a database file as ours (`PRAGMA application_id`): "Sojr"."""
+
+
+_POLL = 0.01
 
 
 class Migration(NamedTuple):
@@ -85,8 +87,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX runs_by_session ON runs (app_name, user_id, sid)",
             "CREATE INDEX runs_by_app ON runs (app_name)",
             "CREATE INDEX runs_unfinished ON runs (app_name, sid) WHERE finished_at IS NULL",
-            # `ordinal` is null for an event without identity. `path` is empty outside of branches, else "." and the
-            # branch: so a branch lies below another if its path starts with the other's and a dot.
+            # `ordinal` is null for an event without identity. `path` is the branch behind a dot, or empty.
             """
             CREATE TABLE events (
                 sid INTEGER NOT NULL,
@@ -106,17 +107,18 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX events_by_run ON events (run_uid, pos)",
             "CREATE UNIQUE INDEX events_by_identity ON events (run_uid, ordinal, path) WHERE superseded = 0",
             "CREATE INDEX events_summaries ON events (sid, seq) WHERE summary_until IS NOT NULL AND superseded = 0",
-            # One row per function call that counts; `closed_by` is the event that answered it or called anew.
+            # The function calls and responses of events that count. `open`: a call that no response came after.
             """
             CREATE TABLE calls (
                 sid INTEGER NOT NULL,
                 call_id TEXT NOT NULL,
                 seq INTEGER NOT NULL,
-                closed_by INTEGER,
-                PRIMARY KEY (sid, call_id, seq)
+                is_call INTEGER NOT NULL,
+                open INTEGER NOT NULL,
+                PRIMARY KEY (sid, call_id, is_call, seq)
             ) STRICT, WITHOUT ROWID
             """,
-            "CREATE INDEX calls_open ON calls (sid, seq) WHERE closed_by IS NULL",
+            "CREATE INDEX calls_open ON calls (sid, seq) WHERE open = 1",
             "CREATE TABLE state (owner TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (owner, key))"
             " STRICT, WITHOUT ROWID",
             # Values are JSON; null stands for a key that did not exist.
@@ -215,14 +217,13 @@ def _version(conn: sqlite3.Connection, path: str, newest: int) -> int:
 
 def _use_wal(conn: sqlite3.Connection) -> None:
     # SQLite does not wait by itself for the lock that a change of the journal mode takes.
-    deadline = platform.monotonic() + BUSY_TIMEOUT
-    while True:
+    for left in range(int(BUSY_TIMEOUT / _POLL), -1, -1):
         try:
             conn.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
-            if not is_busy(error) or platform.monotonic() > deadline:
+            if not is_busy(error) or not left:
                 raise
-            threading.Event().wait(0.01)
+            threading.Event().wait(_POLL)
         else:
             return
 

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from sojourn import jsonvalue, platform
 from sojourn.errors import InvalidInput
 from sojourn.event import Event
+from sojourn.ids import check_id
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Page, Session, SessionKey
-from sojourn.store.rules import cancelled, check_page, page_after
+from sojourn.store.rules import cancelled, check_ids, check_page, check_window
 from sojourn.store.sqlite import appends, history, runs, sessions
 from sojourn.store.sqlite.connection import Synchronous, connect
 from sojourn.store.sqlite.executor import ExecutorRole
@@ -52,6 +53,8 @@ class SQLiteSessionService:
         InvalidInput: `store.invalid_url` if that cannot be a file.
     """
 
+    shared = True
+
     def __init__(self, path: str | os.PathLike[str], *, synchronous: Synchronous = "full") -> None:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or name == ":memory:" or "\0" in name:
@@ -82,24 +85,27 @@ class SQLiteSessionService:
 
     async def get_session(self, *, app_name: str, user_id: str, session_id: str, events: int = 0) -> Session:
         key = SessionKey(app_name, user_id, session_id).check()
+        check_window(events)
         return await self._read(lambda conn: sessions.get(conn, key, events))
 
     async def list_sessions(
         self, *, app_name: str, user_id: str | None = None, limit: int = 100, after: str | None = None
     ) -> Page[Session]:
+        check_ids(app_name=app_name, user_id=user_id)
         check_page(limit)
-        page_after(after)
+        sessions.key_after(after)
         return await self._read(lambda conn: sessions.list_page(conn, app_name, user_id, limit, after))
 
     async def patch_session(
         self, *, app_name: str, user_id: str, session_id: str, state_delta: dict[str, Any] | None = None,
         state_deleted: list[str] | None = None,
     ) -> Session:  # fmt: skip
+        key = SessionKey(app_name, user_id, session_id).check()
         delta = StateDelta.of_values(state_delta)
         for name in state_deleted or ():
             delta.delete(name)
-        key = SessionKey(app_name, user_id, session_id).check()
-        return await self._write(lambda conn: sessions.patch(conn, key, delta.durable()))
+        durable = delta.durable()
+        return await self._write(lambda conn: sessions.patch(conn, key, durable))
 
     async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> Session:
         key = SessionKey(app_name, user_id, session_id).check()
@@ -114,6 +120,7 @@ class SQLiteSessionService:
 
     async def history(self, key: SessionKey, limit: int | None) -> History:
         key.check()
+        check_window(limit)
         return await self._read(lambda conn: history.window(conn, key, limit))
 
     # -- runs: what an executor does --------------------------------------------------------------------------------
@@ -150,6 +157,7 @@ class SQLiteSessionService:
 
     async def unfinished(self, app_name: str) -> list[RunRecord]:
         # In the thread that keeps the watch, so that no run is told twice.
+        check_ids(app_name=app_name)
         return await self._writer.call(lambda conn: runs.unfinished(conn, app_name), committed=self._watch.listed)
 
     async def become_executor(self) -> None:
@@ -178,27 +186,32 @@ class SQLiteSessionService:
 
     async def answer(self, run_uid: int, interrupt_id: str, answer: Any, event: Event) -> Answered:
         value = jsonvalue.copy(answer, where="answer")
-        entry = entry_of(event, identity=False)
+        entry = entry_of(event)
         return await self._write(lambda conn: runs.answer(conn, run_uid, interrupt_id, value, entry), self._saw_outcome)
 
     async def get_run(self, app_name: str, run_id: str, user_id: str | None = None) -> RunRecord:
+        check_ids(app_name=app_name, user_id=user_id)
+        check_id(run_id, "run_id")
         return await self._read(lambda conn: runs.get_by_id(conn, app_name, run_id, user_id))
 
     async def list_runs(self, query: RunQuery, *, limit: int = 100, after: str | None = None) -> Page[RunRecord]:
         check_page(limit)
-        page_after(after)
+        sessions.key_after(after)
+        check_ids(app_name=query.app_name, user_id=query.user_id, session_id=query.session_id)
         return await self._read(lambda conn: runs.list_page(conn, query, limit, after))
 
     async def list_interrupts(
         self, app_name: str, *, user_id: str | None = None, session_id: str | None = None, run_uid: int | None = None,
         open_only: bool = True,
     ) -> list[Interrupt]:  # fmt: skip
+        check_ids(app_name=app_name, user_id=user_id, session_id=session_id)
         return await self._read(lambda conn: runs.list_interrupts(conn, app_name, user_id, session_id, run_uid, open_only))
 
     async def list_steps(self, run_uid: int) -> list[Step]:
         return await self._read(lambda conn: runs.list_steps(conn, run_uid))
 
     async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
+        check_page(limit)
         return await self._read(lambda conn: history.of_run(conn, run_uid, after, limit))
 
     async def close(self) -> None:

@@ -9,8 +9,7 @@ from sojourn.errors import InvalidInput
 from sojourn.session.state import StateDelta
 from sojourn.session.types import Page, Session, SessionKey
 from sojourn.store.rules import page_after, page_token, session_exists, session_not_found
-from sojourn.store.sqlite import state
-from sojourn.store.sqlite.history import newest
+from sojourn.store.sqlite import history, state
 from sojourn.store.sqlite.rows import MAX_INTEGER, SESSION, Row, session_of
 
 _SELECT = f"SELECT {SESSION} FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?"
@@ -37,38 +36,45 @@ def insert(conn: sqlite3.Connection, key: SessionKey, *, event_count: int = 0, r
 
 
 def create(conn: sqlite3.Connection, key: SessionKey, delta: StateDelta) -> Session:
+    """What `create_session` does."""
     if conn.execute(_SELECT, key).fetchone() is not None:
         raise session_exists(key)
+    staged = state.stage_delta(conn, 0, key, delta)
     row = insert(conn, key)
-    state.apply(conn, row[0], key, delta)
+    state.store(conn, state.encode(staged, row[0]))
     return session_of(row, state.read(conn, row[0], key.app_name, key.user_id))
 
 
 def get(conn: sqlite3.Connection, key: SessionKey, events: int) -> Session:
+    """What `get_session` gives."""
     row = find(conn, key)
-    found = tuple(newest(conn, row[0], events)) if events else ()
+    found = tuple(history.newest(conn, row[0], events)) if events else ()
     return session_of(row, state.read(conn, row[0], key.app_name, key.user_id), found)
 
 
 def list_page(conn: sqlite3.Connection, app_name: str, user_id: str | None, limit: int, after: str | None) -> Page[Session]:
-    before = key_after(after)
+    """What `list_sessions` gives."""
+    params: Row
     if user_id is None:
-        found = "SELECT sid FROM sessions INDEXED BY sessions_by_app WHERE app_name = ? AND sid < ? ORDER BY sid DESC LIMIT ?"
-        params: Row = (app_name, before, limit + 1)
+        where, params = "INDEXED BY sessions_by_app WHERE app_name = ?", (app_name,)
     else:
         # The user's keys come from the index alone; only the page's rows are read.
-        found = (
-            "SELECT sid FROM sessions INDEXED BY sessions_by_key WHERE app_name = ? AND user_id = ? AND sid < ? "
-            "ORDER BY sid DESC LIMIT ?"
-        )
-        params = (app_name, user_id, before, limit + 1)
-    rows = conn.execute(f"SELECT {SESSION} FROM sessions WHERE sid IN ({found}) ORDER BY sid DESC", params).fetchall()
+        where, params = "INDEXED BY sessions_by_key WHERE app_name = ? AND user_id = ?", (app_name, user_id)
+    rows = conn.execute(
+        f"SELECT {SESSION} FROM sessions WHERE sid IN "
+        f"(SELECT sid FROM sessions {where} AND sid < ? ORDER BY sid DESC LIMIT ?) ORDER BY sid DESC",
+        (*params, key_after(after), limit + 1),
+    ).fetchall()
     items = [session_of(row, {}) for row in rows[:limit]]
     return Page(items, page_token(items[-1].created_at, str(rows[limit - 1][0])) if len(rows) > limit else None)
 
 
 def key_after(token: str | None) -> int:
-    """The key that those of the next page are below."""
+    """The number that the keys of the next page are below.
+
+    Raises:
+        InvalidInput: `page.invalid` if the token is none of ours.
+    """
     position = page_after(token)
     if position is None:
         return MAX_INTEGER
@@ -79,9 +85,10 @@ def key_after(token: str | None) -> int:
 
 
 def patch(conn: sqlite3.Connection, key: SessionKey, delta: StateDelta) -> Session:
+    """What `patch_session` does."""
     row = find(conn, key)
     sid, now = row[0], platform.now()
-    state.apply(conn, sid, key, delta)
+    state.store(conn, state.encode(state.stage_delta(conn, sid, key, delta), sid))
     conn.execute("UPDATE sessions SET updated_at = ? WHERE sid = ?", (now, sid))
     return session_of((*row[:-1], now), state.read(conn, sid, key.app_name, key.user_id))
 
@@ -90,6 +97,7 @@ _RUNS_OF_SESSION = "SELECT uid FROM runs INDEXED BY runs_by_session WHERE app_na
 
 
 def delete(conn: sqlite3.Connection, key: SessionKey) -> Session:
+    """What `delete_session` does."""
     row = find(conn, key)
     sid = row[0]
     before = session_of(row, state.read(conn, sid, key.app_name, key.user_id))

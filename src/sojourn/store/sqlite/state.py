@@ -1,15 +1,16 @@
-"""State in its table: one row per key and owner."""
+"""State in its table, one row per key and owner; and what changes of it replaced."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sojourn.session.state import StateDelta
 from sojourn.session.types import SessionKey
+from sojourn.store.rules import MISSING, Owner, Undo, owner_of
 from sojourn.store.sqlite.rows import dump, load
-from sojourn.store.staging import MISSING, Owner, StagedState, Undo, owner_of
+from sojourn.store.staging import StagedState
 
 Write = tuple[str, str, str | None]
 """Owner, key, and the JSON to store; None to delete the key."""
@@ -30,14 +31,22 @@ def read(conn: sqlite3.Connection, sid: int, app_name: str, user_id: str) -> dic
     return {key: load(value) for key, value in rows}
 
 
-def stage(conn: sqlite3.Connection, sid: int, key: SessionKey, *, undoable: bool) -> StagedState:
-    """State to be changed."""
+def stage(conn: sqlite3.Connection, sid: int, key: SessionKey, undo: Callable[[], list[Undo]] | None = None) -> StagedState:
+    """State to be changed; `undo` as in `StagedState`. A session that is still to be stored has `sid` 0."""
 
     def stored(owner: Owner, name: str) -> Any:
         row = conn.execute("SELECT value FROM state WHERE owner = ? AND key = ?", (owner_text(owner, sid), name)).fetchone()
         return MISSING if row is None else load(row[0])
 
-    return StagedState(key, stored, undoable=undoable)
+    return StagedState(key, stored, undo)
+
+
+def stage_delta(conn: sqlite3.Connection, sid: int, key: SessionKey, delta: StateDelta | None) -> StagedState:
+    """Changes that nobody takes back."""
+    staged = stage(conn, sid, key)
+    if delta:
+        staged.apply(delta, 0)
+    return staged
 
 
 def encode(staged: StagedState, sid: int) -> list[Write]:
@@ -55,17 +64,10 @@ def store(conn: sqlite3.Connection, writes: Iterable[Write]) -> None:
             conn.execute("DELETE FROM state WHERE owner = ? AND key = ?", (owner, key))
         else:
             conn.execute(
-                "INSERT INTO state (owner, key, value) VALUES (?, ?, ?) ON CONFLICT (owner, key) DO UPDATE SET value = excluded.value",
+                "INSERT INTO state (owner, key, value) VALUES (?, ?, ?) "
+                "ON CONFLICT (owner, key) DO UPDATE SET value = excluded.value",
                 (owner, key, value),
             )
-
-
-def apply(conn: sqlite3.Connection, sid: int, key: SessionKey, delta: StateDelta) -> None:
-    """Makes changes that belong to no run."""
-    if delta:
-        staged = stage(conn, sid, key, undoable=False)
-        staged.apply(delta, 0)
-        store(conn, encode(staged, sid))
 
 
 def read_undo(conn: sqlite3.Connection, run_uid: int, key: SessionKey) -> list[Undo]:
@@ -78,19 +80,16 @@ def read_undo(conn: sqlite3.Connection, run_uid: int, key: SessionKey) -> list[U
 
 
 def write_undo(conn: sqlite3.Connection, run_uid: int, undo: Iterable[Undo]) -> None:
-    """Keeps what changes replace."""
+    """Adds what changes replace."""
     conn.executemany(
         "INSERT INTO undo (run_uid, seq, key, old, new, by) VALUES (?, ?, ?, ?, ?, ?)",
         [(run_uid, u.seq, u.key, _json(u.old), _json(u.new), None if u.by is None else dump(u.by)) for u in undo],
     )
 
 
-def drop_undo(conn: sqlite3.Connection, run_uid: int, seqs: Collection[int] | None = None) -> None:
-    """Forgets what the changes of some of the run's events replaced; of all if None."""
-    if seqs is None:
-        conn.execute("DELETE FROM undo WHERE run_uid = ?", (run_uid,))
-    else:
-        conn.executemany("DELETE FROM undo WHERE run_uid = ? AND seq = ?", [(run_uid, seq) for seq in seqs])
+def drop_undo(conn: sqlite3.Connection, run_uid: int) -> None:
+    """Forgets what the run's changes replaced."""
+    conn.execute("DELETE FROM undo WHERE run_uid = ?", (run_uid,))
 
 
 def _maybe(text: str | None) -> Any:

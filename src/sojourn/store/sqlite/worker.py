@@ -75,6 +75,7 @@ class Worker:
         self._stopping = False
         self._ended = False
         self._joining: list[Call] = []
+        self._collected: dict[asyncio.AbstractEventLoop, list[Call]] = {}
 
     async def call(self, op: Op[T], *, writes: bool = False, committed: Callable[[T], object] | None = None) -> T:
         """Runs `op` in the thread and returns what it returns. A cancelled caller waits for the outcome first.
@@ -95,9 +96,20 @@ class Worker:
                 # A daemon: a process that exits does not wait for it, and what was acknowledged is durable.
                 self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
                 self._thread.start()
-            self._queue.put(Call(op, outcome, writes, committed))
+            loop = outcome.get_loop()
+            collected = self._collected.get(loop)
+            if collected is None:
+                self._collected[loop] = [Call(op, outcome, writes, committed)]
+                loop.call_soon(self._hand_over, loop)
+            else:
+                collected.append(Call(op, outcome, writes, committed))
         result: T = await outcome
         return result
+
+    def _hand_over(self, loop) -> None:
+        with self._lock:
+            for call in self._collected.pop(loop, ()):
+                self._queue.put(call)
 
     def stop(self) -> None:
         """Takes no more calls; the thread does those that wait, closes the connection, and ends."""
@@ -123,8 +135,7 @@ class Worker:
         stopping = False
         while not stopping:
             taken = [queue.get()]
-            for _ in range(min(queue.qsize(), MAX_BATCH - 1)):
-                taken.append(queue.get_nowait())
+            taken.extend(queue.get_nowait() for _ in range(min(queue.qsize(), MAX_BATCH - 1)))
             calls = [c for c in taken if c is not None]
             stopping = len(calls) < len(taken)
             if calls:

@@ -1,0 +1,422 @@
+"""The life of the runs that one Runner executes: from the queue to their end, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from sojourn import platform
+from sojourn.engine.limiter import Limiter, Limits, queue_timeout
+from sojourn.engine.protocol import Delivery
+from sojourn.errors import NotFound, SojournError, TimedOut, Unavailable
+from sojourn.run.live import LiveRun
+from sojourn.run.status import Move, RunStatus
+from sojourn.run.store import Begun, NewRun
+from sojourn.run.types import RunError, RunRecord
+from sojourn.runner import observe
+from sojourn.runner.execution import Execution, Outcome, Stop
+from sojourn.runner.hub import Hub, Job, hub_of
+from sojourn.runner.plugins import observe as observe_hooks
+from sojourn.runner.services import Services
+from sojourn.session.types import SessionKey
+
+logger = logging.getLogger("sojourn.run")
+
+CLOSE_RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0)
+"""Pauses between tries to begin or close a run whose store does not answer; the last one repeats."""
+
+
+class Dispatcher:
+    """Brings recorded runs to execution and sees them to their end.
+
+    Args:
+        services: What the executions share.
+        limits: How many may execute and wait.
+        propagate: Context variables to hand into runs.
+    """
+
+    def __init__(self, services: Services, limits: Limits, propagate: Sequence[ContextVar[Any]]) -> None:
+        self.services = services
+        self.store = services.store
+        self.limits = limits
+        self.limiter = Limiter(limits)
+        self.hub: Hub = hub_of(services.store)
+        self.hub.dispatchers.add(self)
+        self.closed = False
+        self._propagate = propagate
+        self._generation = self.hub.generation
+
+    @property
+    def app_name(self) -> str:
+        """The app whose runs these are."""
+        return self.services.app_name
+
+    def bound_limiter(self) -> Limiter:
+        """The limiter of the running event loop, for callers that reserve slots themselves.
+
+        Raises:
+            Unavailable: `runner.closed`.
+        """
+        self.ready()
+        return self.limiter
+
+    def ready(self) -> Hub:
+        if self.closed:
+            raise Unavailable("this Runner is closed; make a new one", code="runner.closed", retryable=False)
+        generation = self.hub.bind()
+        if generation != self._generation:
+            # The slots of an event loop that has ended are never given back.
+            self._generation = generation
+            self.limiter = Limiter(self.limits)
+        return self.hub
+
+    async def submit(
+        self, new: NewRun, ancestors: tuple[SessionKey, ...], slot_freed: Callable[[], None] | None = None
+    ) -> tuple[RunRecord, LiveRun | None]:
+        """Records a run and brings it to execution: at once if its turn and a slot are free.
+
+        Args:
+            new: The run.
+            ancestors: The sessions of the runs that wait for it.
+            slot_freed: For a run that uses a slot of its caller's: called when its code has ended.
+
+        Returns:
+            The record, and the live run if this process executes it.
+        """
+        hub = self.hub
+        limiter = self.limiter
+        # Whoever waits for a run while it holds a slot itself must not make it wait for another one.
+        needs_slot = slot_freed is None and not ancestors
+        delivery = Delivery(new.key, new.key.user_id, 0, _never, limiter, needs_slot, slot_freed=slot_freed)
+        begin = hub.engine.claim(delivery)
+        if not begin and needs_slot:
+            limiter.enter_queue()
+        job: Job | None = None
+        try:
+            submitted = await self.store.submit(new, begin=begin)
+            record = submitted.record
+            if submitted.known:
+                return record, hub.live.get(record.uid)
+            live = LiveRun(record)
+            job = Job(self, live, delivery, observe.run_context(self._propagate), ancestors)
+            delivery.no = record.no
+            hub.add(job)
+            if submitted.begun is not None:
+                self._begin(job, submitted.begun)
+            else:
+                job.in_queue = needs_slot
+                self._queue(job)
+            return record, live
+        except asyncio.CancelledError:
+            if job is None:
+                hub.spawn(self._undo(new))
+            raise
+        finally:
+            if job is None:
+                hub.engine.free_turn(delivery)
+                hub.engine.free_slot(delivery)
+                if not begin and needs_slot:
+                    limiter.leave_queue()
+
+    async def _undo(self, new: NewRun) -> None:
+        """Ends a run whose caller was cancelled while it was being recorded."""
+        try:
+            record = await self.store.get_run(self.app_name, new.id, new.key.user_id)
+        except NotFound:
+            return
+        if record.uid not in self.hub.jobs:
+            error = RunError("run.cancelled", "its caller was cancelled while it was being recorded", "RunCancelled")
+            if record.status is RunStatus.RUNNING:
+                await self.store.take_over(record.uid, error, move=Move.CANCEL)
+            elif record.status is RunStatus.QUEUED:
+                await self.store.close_run(record.uid, error, move=Move.CANCEL)
+
+    # -- executing --------------------------------------------------------------------------------------------------
+
+    def deliver(self, record: RunRecord, *, ahead: bool, close_with: SojournError | None = None) -> LiveRun:
+        """Brings a recorded, queued run to execution.
+
+        Args:
+            record: The run.
+            ahead: Before all others of its session.
+            close_with: Fails it with this instead of running its agent.
+        """
+        live = LiveRun(record)
+        delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, True, ahead)
+        job = Job(self, live, delivery, observe.run_context(()), ())
+        job.close_with = close_with
+        job.in_queue = True
+        self.limiter.queued += 1
+        self.hub.add(job)
+        self._queue(job)
+        return live
+
+    def _queue(self, job: Job) -> None:
+        job.delivery.start = lambda: self._start(job)
+        bound = self.limits.queue_timeout
+        if bound is not None and job.in_queue:
+            job.queue_timer = asyncio.get_running_loop().call_later(bound, self._waited_too_long, job, bound)
+        self.hub.engine.submit(job.delivery)
+
+    def left_queue(self, job: Job) -> None:
+        """Counts a job that waits no more; twice is fine."""
+        if job.queue_timer is not None:
+            job.queue_timer.cancel()
+            job.queue_timer = None
+        if job.in_queue:
+            job.in_queue = False
+            self.limiter.leave_queue()
+
+    def _waited_too_long(self, job: Job, seconds: float) -> None:
+        if self.hub.engine.withdraw(job.delivery):
+            self.hub.spawn(self._close_queued(job, queue_timeout(seconds)))
+
+    async def _close_queued(self, job: Job, error: SojournError) -> None:
+        record = await self.store.close_run(job.live.record.uid, RunError.of(error), move=Move.FAIL)
+        self.hub.conclude_queued(job, record)
+
+    def _start(self, job: Job) -> None:
+        """A queued run's turn has come."""
+        self.left_queue(job)
+        asyncio.get_running_loop().create_task(self._execute(job), context=job.context)
+
+    def _begin(self, job: Job, begun: Begun) -> None:
+        """Executes a run that has begun."""
+        execution = self._take_up(job, begun)
+        task = asyncio.get_running_loop().create_task(self._execute(job), context=job.context)
+        execution.task = task
+        task.add_done_callback(lambda _: self._released(job))
+
+    def _take_up(self, job: Job, begun: Begun) -> Execution:
+        job.live.record = begun.record
+        execution = job.execution = Execution(self.services, begun, job.live, job.ancestors)
+        if execution.config.timeout is not None:
+            execution.on_timeout = lambda: self.stop(job, "timeout", Stop.TIMEOUT)
+        return execution
+
+    async def _execute(self, job: Job) -> None:
+        execution = job.execution
+        if execution is None:
+            execution = await self._next_attempt(job)
+            if execution is None:
+                return
+        started = platform.monotonic()
+        record = execution.record
+        observe.run_started(record)
+        outcome: Outcome | None = None
+        try:
+            with observe.span(record, execution.services.agent.name) as span:
+                if job.close_with is not None:
+                    outcome = Outcome(Move.FAIL, RunError.of(job.close_with))
+                    await execution.finish(outcome)
+                else:
+                    outcome = await execution.main()
+                observe.end_span(span, job.live.record)
+        except Unavailable as error:
+            logger.error("run %s cannot be closed: %s", record.id, error, extra={"run_id": record.id})
+            self.hub.spawn(self._close_later(job, execution))
+            return
+        if outcome is not None:
+            observe.run_finished(job.live.record, platform.monotonic() - started)
+            self._ended(job, outcome)
+            await self._after_run(job, outcome)
+
+    async def _next_attempt(self, job: Job) -> Execution | None:
+        """Begins the next attempt of a queued run; None if there is nothing to execute any more."""
+        live = job.live
+        task = asyncio.current_task()
+        pauses = iter((*CLOSE_RETRY_SECONDS, CLOSE_RETRY_SECONDS[-1], CLOSE_RETRY_SECONDS[-1]))
+        while True:
+            try:
+                begun = await self.store.begin(live.record.uid)
+                break
+            except Unavailable as error:
+                pause = next(pauses, None)
+                if pause is None:
+                    live.failure = error
+            except SojournError as error:
+                live.failure = error
+            if live.failure is not None:
+                live.end()
+                self._ended(job, None)
+                return None
+            await asyncio.sleep(pause or 0.0)
+        if begun.record.status is not RunStatus.RUNNING:
+            self.hub.conclude_queued(job, begun.record)
+            self._ended(job, None)
+            return None
+        execution = self._take_up(job, begun)
+        execution.task = task
+        assert task is not None
+        task.add_done_callback(lambda _: self._released(job))
+        if job.stop_why is not None:
+            self.stop(job, job.stop_why)
+        return execution
+
+    def stop(self, job: Job, why: str, reason: Stop = Stop.CANCEL) -> None:
+        """Stops a run that has started."""
+        if job.execution is None:
+            job.stop_why = why
+        else:
+            job.execution.stop(reason, why, lambda: self._grace_over(job))
+
+    def _grace_over(self, job: Job) -> None:
+        """The agent did not end in time: its run is closed over its head, its slot stays taken until it ends."""
+        execution = job.execution
+        if execution is None or execution.finished or execution.task is None or execution.task.done():
+            return
+        job.abandoned = True
+        self.limiter.abandoned += 1
+        execution.finished = True
+        logger.warning(
+            "run %s was stopped and its code did not end within %g seconds; it is abandoned", execution.run_id,
+            execution.config.cancel_grace, extra={"run_id": execution.run_id},
+        )  # fmt: skip
+        self.hub.spawn(self._abandon(job, execution))
+
+    async def _abandon(self, job: Job, execution: Execution) -> None:
+        outcome = execution.stop_outcome()
+        try:
+            await execution.finish(outcome)
+        except Unavailable:
+            self.hub.spawn(self._close_later(job, execution))
+            return
+        self._ended(job, outcome)
+        await self._after_run(job, outcome)
+
+    async def _close_later(self, job: Job, execution: Execution) -> None:
+        """Closes a run whose store was away, as soon as it is back; its session waits for that, its readers do not."""
+        error = job.live.failure or Unavailable("the store did not answer")
+        pauses = iter(CLOSE_RETRY_SECONDS)
+        while not self.closed:
+            await asyncio.sleep(next(pauses, CLOSE_RETRY_SECONDS[-1]))
+            try:
+                record = await self.store.take_over(execution.record.uid, RunError.of(error), move=Move.FAIL)
+            except Unavailable:
+                continue
+            except SojournError:
+                break
+            job.live.record = record
+            break
+        self._ended(job, None)
+        await self._after_run(job, Outcome(Move.FAIL, RunError.of(error), error))
+
+    def _ended(self, job: Job, outcome: Outcome | None) -> None:
+        """The run has really ended, as far as its session is concerned: the next one may start."""
+        self.left_queue(job)
+        record = job.live.record
+        self.hub.remove(job)
+        self.hub.engine.free_turn(job.delivery)
+        if job.execution is None or job.execution.task is None or (not job.abandoned and not job.execution.thread_calls):
+            self.hub.engine.free_slot(job.delivery)
+        if outcome is not None and outcome.move is Move.REQUEUE:
+            job.live.failure = suspended_error(record)
+            job.live.end()
+        elif outcome is not None and outcome.move is Move.WAIT and record.status is RunStatus.QUEUED:
+            # Answered while it was still busy with something else: it goes on at once.
+            self._go_on(job, record)
+        elif record.status is RunStatus.WAITING:
+            self.hub.spawn(self.watch_expiry(record))
+
+    def _go_on(self, job: Job, record: RunRecord) -> None:
+        delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, True, True)
+        again = Job(self, job.live, delivery, job.context, job.ancestors)
+        again.in_queue = True
+        self.limiter.queued += 1
+        self.hub.add(again)
+        self._queue(again)
+
+    def _released(self, job: Job) -> None:
+        """The run's task has ended, whatever became of the run."""
+        if job.abandoned:
+            self.limiter.abandoned -= 1
+        execution = job.execution
+        if execution is not None and not execution.finished:
+            # The loop was torn down before the task could do anything.
+            job.live.failure = Unavailable(
+                f"run {execution.run_id!r} was interrupted by the end of its event loop", code="run.lost"
+            )
+            job.live.end()
+            self._ended(job, None)
+        calls = execution.thread_calls if execution is not None else set()
+        if not calls:
+            self.hub.engine.free_slot(job.delivery)
+            return
+        self.limiter.abandoned += 1
+        self.hub.spawn(self._await_threads(job, calls))
+
+    async def _await_threads(self, job: Job, calls: set[asyncio.Future[None]]) -> None:
+        while calls:
+            await asyncio.wait(set(calls))
+        self.limiter.abandoned -= 1
+        self.hub.engine.free_slot(job.delivery)
+
+    async def _after_run(self, job: Job, outcome: Outcome) -> None:
+        record = job.live.record
+        if self.services.plugins.after_run:
+            await observe_hooks(self.services.plugins.after_run, record, job.live.cause)
+        if self.services.ingests and record.status is RunStatus.COMPLETED:
+            self.hub.spawn(self.services.ingest(record))
+
+    async def watch_expiry(self, record: RunRecord) -> None:
+        """Fails a waiting run when the first of its questions expires."""
+        asked = await self.store.list_interrupts(record.app_name, user_id=record.user_id, run_uid=record.uid)
+        times = [i.expires_at for i in asked if i.expires_at is not None]
+        if times:
+            delay = max(0.0, min(times) - platform.now())
+            self.hub.at(delay, lambda: self.hub.spawn(self._expire(record)))
+
+    async def _expire(self, record: RunRecord) -> None:
+        error = TimedOut(f"nobody answered run {record.id!r} in time", code="interrupt.expired", retryable=False)
+        try:
+            current = await self.store.get_run(record.app_name, record.id, record.user_id)
+            if current.status is RunStatus.WAITING and current.attempt == record.attempt:
+                await self.store.close_run(record.uid, RunError.of(error), move=Move.EXPIRE)
+        except NotFound:
+            return
+
+    async def cancel(self, record: RunRecord, reason: str) -> RunRecord:
+        job = self.hub.jobs.get(record.uid)
+        try:
+            after = await self.store.request_cancel(record.uid, reason)
+        except NotFound:
+            return record
+        except Unavailable:
+            # The wish cannot be recorded, but a run of this process can still be stopped.
+            if job is not None and not job.live.ended:
+                job.dispatcher.stop(job, reason)
+            raise
+        if job is not None:
+            if after.status.terminal and self.hub.engine.withdraw(job.delivery):
+                self.hub.conclude_queued(job, after)
+            elif not job.live.ended:
+                job.dispatcher.stop(job, reason)
+        return after
+
+    def leave(self, record: RunRecord) -> None:
+        """Ends a run whose reader has left, unless it has ended or waits for a person; may be called from any thread."""
+        job = self.hub.jobs.get(record.uid)
+        if job is None or job.live.ended:
+            return
+        loop = self.hub.loop
+        if loop is not None and not loop.is_closed():
+            # A finalizer may call this from anywhere.
+            loop.call_soon_threadsafe(self._spawn_cancel, record, "its reader left")
+
+    def _spawn_cancel(self, record: RunRecord, reason: str) -> None:
+        self.hub.spawn(self.cancel(record, reason))
+
+
+def suspended_error(record: RunRecord) -> Unavailable:
+    """What readers of a run are told when its process shuts down."""
+    return Unavailable(
+        f"run {record.id!r} was suspended by a shutdown; it goes on when a Runner of app {record.app_name!r} is entered again",
+        code="run.suspended",
+    )
+
+
+def _never() -> None:
+    raise AssertionError("a delivery was started before it was given what to start")

@@ -1,0 +1,132 @@
+"""The life of a Runner: taking up what an earlier process left unfinished, and leaving nothing lost behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from sojourn.errors import SojournError, Unavailable
+from sojourn.run.status import Move, RunStatus
+from sojourn.run.store import MAX_DEATHS
+from sojourn.run.types import RunError, RunRecord
+from sojourn.runner.dispatch import Dispatcher, suspended_error
+from sojourn.runner.execution import Stop
+from sojourn.runner.hub import Job
+
+
+@dataclass(slots=True, frozen=True)
+class CloseReport:
+    """What became of the runs when a Runner was closed.
+
+    Attributes:
+        drained: Runs that came to their end within the grace.
+        suspended: Detached runs that were interrupted and go on when a Runner of the app is entered again.
+        queued: Detached runs that had not started; they start then.
+        cancelled: Attached runs, whose readers end with the process.
+        abandoned: Runs whose code did not end; it can store nothing any more.
+    """
+
+    drained: int = 0
+    suspended: int = 0
+    queued: int = 0
+    cancelled: int = 0
+    abandoned: int = 0
+
+
+async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
+    """Takes up the app's runs that an earlier process left unfinished; entering the Runner does this.
+
+    Detached runs go on (`on_crash="resume"`) or fail with `run.lost`; attached ones fail, as their readers are gone; a run
+    whose process has died three times fails with `run.crash_loop`. Waiting runs stay as they are.
+
+    Returns:
+        The runs taken up.
+
+    Raises:
+        Conflict: `store.in_use` if another process executes this store's runs.
+    """
+    hub = dispatcher.ready()
+    await dispatcher.store.become_executor()
+    taken: list[RunRecord] = []
+    for found in await dispatcher.store.unfinished(dispatcher.app_name):
+        record = found
+        if record.uid in hub.jobs:
+            continue
+        if record.status is RunStatus.WAITING:
+            await dispatcher.watch_expiry(record)
+            continue
+        lost = record.status is RunStatus.RUNNING
+        if lost:
+            record = await dispatcher.store.requeue_lost(record.uid)
+        dispatcher.deliver(record, ahead=lost, close_with=_why_not(dispatcher, record, lost))
+        taken.append(record)
+    return taken
+
+
+def _why_not(dispatcher: Dispatcher, record: RunRecord, lost: bool) -> SojournError | None:
+    """Why a run that was left unfinished does not go on, if it does not."""
+    if record.deaths >= MAX_DEATHS:
+        return Unavailable(
+            f"the process died in {record.deaths} attempts of run {record.id!r}; it is not tried again",
+            code="run.crash_loop",
+            retryable=False,
+        )
+    if record.attached:
+        return Unavailable(f"the process of run {record.id!r} and its reader has ended", code="run.lost", retryable=True)
+    if lost and dispatcher.services.run_config(record).on_crash == "fail":
+        return Unavailable(f"the process of run {record.id!r} has died", code="run.lost", retryable=True)
+    return None
+
+
+async def close(dispatcher: Dispatcher, grace: float) -> CloseReport:
+    """Ends a dispatcher's runs after it was closed; see `Runner.close`."""
+    hub = dispatcher.hub
+    own = [j for j in hub.jobs.values() if j.dispatcher is dispatcher]
+    queued = [j for j in own if hub.engine.withdraw(j.delivery)]
+    for job in queued:
+        dispatcher.left_queue(job)
+    active = [j for j in own if j not in queued]
+    drained, left = await _await_end(active, grace)
+    for job in left:
+        dispatcher.stop(job, "shutdown", Stop.SHUTDOWN)
+    longest = max((j.execution.config.cancel_grace for j in left if j.execution), default=0.0)
+    await _await_end(left, longest + 1.0)
+    cancelled = await _end_queued(dispatcher, queued)
+    abandoned = sum(j.abandoned for j in left)
+    suspended = sum(1 for j in left if j.live.record.status is RunStatus.QUEUED)
+    await hub.settle(10.0)
+    return CloseReport(
+        drained=len(drained),
+        suspended=suspended,
+        queued=len(queued) - cancelled,
+        cancelled=cancelled + sum(1 for j in left if j.live.record.status is RunStatus.CANCELLED),
+        abandoned=abandoned,
+    )
+
+
+async def _end_queued(dispatcher: Dispatcher, queued: list[Job]) -> int:
+    """Lets go of the runs that had not started: attached ones are cancelled, the others stay queued in the store."""
+    cancelled = 0
+    for job in queued:
+        live = job.live
+        if live.record.attached:
+            error = RunError("run.cancelled", "its reader's process shut down", "RunCancelled")
+            live.record = await dispatcher.store.close_run(live.record.uid, error, move=Move.CANCEL)
+            cancelled += 1
+            dispatcher.hub.conclude_queued(job, live.record)
+            continue
+        live.failure = suspended_error(live.record)
+        live.end()
+        dispatcher.hub.remove(job)
+    return cancelled
+
+
+async def _await_end(jobs: list[Job], seconds: float) -> tuple[list[Job], list[Job]]:
+    """Waits for runs to end; returns those that did and those that did not."""
+    if jobs:
+        waits = {asyncio.ensure_future(j.live.wait_ended()): j for j in jobs}
+        done, pending = await asyncio.wait(waits, timeout=seconds)
+        for wait in pending:
+            wait.cancel()
+        return [waits[w] for w in done], [waits[w] for w in pending]
+    return [], []

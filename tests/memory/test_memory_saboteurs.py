@@ -1,0 +1,140 @@
+"""Services that are broken on purpose: the suite must reject each of them."""
+
+import asyncio
+
+import pytest
+
+from sojourn.memory.inmemory import InMemoryMemoryService
+from sojourn.memory.types import Memory, MemoryPage
+from sojourn.testing.memory_conformance import MemoryServiceConformance
+
+pytestmark = pytest.mark.anyio
+
+
+class IsBoundToOneUser(InMemoryMemoryService):
+    """All share one memory, as adk-rust's do when it is bound at the start of the process."""
+
+    async def add(self, app_name, user_id, entries):
+        return await super().add(app_name, "everybody", entries)
+
+    async def search(self, app_name, user_id, query, **options):
+        return await super().search(app_name, "everybody", query, **options)
+
+    async def list_memories(self, app_name, user_id, **options):
+        return await super().list_memories(app_name, "everybody", **options)
+
+
+class IgnoresTheApp(InMemoryMemoryService):
+    async def search(self, app_name, user_id, query, **options):
+        found = []
+        for app, user in self._users:
+            if user == user_id:
+                found += await super().search(app, user, query, **options)
+        return found
+
+
+class AddsTwice(InMemoryMemoryService):
+    async def add_session(self, app_name, user_id, session_id, events):
+        await super().add_session(app_name, user_id, session_id, events)
+        user = self._users[app_name, user_id]
+        user.from_events.clear()
+        for entry in list(user.entries.values()):
+            user.put(entry.model_copy(update={"id": f"{entry.id} {len(user.entries)}"}), from_events=False)
+
+
+class RemovesFirst(InMemoryMemoryService):
+    async def add_session(self, app_name, user_id, session_id, events):
+        await super().add_session(app_name, user_id, session_id, [])
+        await asyncio.sleep(0)
+        await super().add_session(app_name, user_id, session_id, events)
+
+
+class ReplacesWhatWasAddedByHand(InMemoryMemoryService):
+    async def add_session(self, app_name, user_id, session_id, events):
+        await self.forget(app_name, user_id, session_id=session_id)
+        await super().add_session(app_name, user_id, session_id, events)
+
+
+class WorstFirst(InMemoryMemoryService):
+    async def search(self, app_name, user_id, query, **options):
+        return (await super().search(app_name, user_id, query, **options))[::-1]
+
+
+class IgnoresTheLimit(InMemoryMemoryService):
+    async def search(self, app_name, user_id, query, *, limit=5, min_score=None):
+        return await super().search(app_name, user_id, query, limit=1000, min_score=min_score)
+
+
+class IgnoresTheScore(InMemoryMemoryService):
+    async def search(self, app_name, user_id, query, *, limit=5, min_score=None):
+        return await super().search(app_name, user_id, query, limit=limit)
+
+
+class SharesItsValues(InMemoryMemoryService):
+    async def list_memories(self, app_name, user_id, **options):
+        page = await super().list_memories(app_name, user_id, **options)
+        user = self._users[app_name, user_id]
+        return MemoryPage([user.entries[entry.id] for entry in page.items], page.next)
+
+
+class TakesNoIdsForAll(InMemoryMemoryService):
+    async def forget(self, app_name, user_id, *, session_id=None, ids=None):
+        await super().forget(app_name, user_id, session_id=session_id, ids=ids or None)
+
+
+class ForgetsOnlySessions(InMemoryMemoryService):
+    async def forget(self, app_name, user_id, *, session_id=None, ids=None):
+        if session_id is None and ids is None:
+            for known in list(self._users[app_name, user_id].by_session):
+                await super().forget(app_name, user_id, session_id=known)
+        else:
+            await super().forget(app_name, user_id, session_id=session_id, ids=ids)
+
+
+class PagesByNumber(InMemoryMemoryService):
+    async def list_memories(self, app_name, user_id, *, limit=100, after=None):
+        start = int(after or 0)
+        page = await super().list_memories(app_name, user_id, limit=1000)
+        return MemoryPage(page.items[start : start + limit], str(start + limit) if len(page.items) > start + limit else None)
+
+
+class AddsUpToTheFirstBadOne(InMemoryMemoryService):
+    async def add(self, app_name, user_id, entries):
+        stored = []
+        for entry in entries:
+            stored += await super().add(app_name, user_id, [entry])
+        return stored
+
+
+SABOTEURS = [
+    (IsBoundToOneUser, "test_nobody_elses_entries_are_found_or_listed"),
+    (IgnoresTheApp, "test_nobody_elses_entries_are_found_or_listed"),
+    (AddsTwice, "test_adding_a_session_twice_adds_it_once"),
+    (RemovesFirst, "test_what_is_in_both_sets_is_never_missing"),
+    (ReplacesWhatWasAddedByHand, "test_what_was_added_by_hand_stays_when_its_session_is_added"),
+    (WorstFirst, "test_more_shared_words_are_a_better_match"),
+    (WorstFirst, "test_scores_are_from_0_to_1_and_fall"),
+    (WorstFirst, "test_equally_good_ones_come_newest_first_then_by_id"),
+    (IgnoresTheLimit, "test_limit"),
+    (IgnoresTheScore, "test_min_score"),
+    (SharesItsValues, "test_what_goes_in_and_out_is_a_copy"),
+    (TakesNoIdsForAll, "test_forgetting_no_ids_forgets_nothing"),
+    (ForgetsOnlySessions, "test_forgetting_a_user_removes_everything"),
+    (PagesByNumber, "test_a_listing_goes_on_where_it_was"),
+]
+
+
+@pytest.mark.parametrize(("saboteur", "case"), SABOTEURS, ids=lambda value: getattr(value, "__name__", value))
+async def test_the_suite_rejects(saboteur, case):
+    suite = MemoryServiceConformance()
+    await getattr(suite, case)(InMemoryMemoryService())
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        await getattr(suite, case)(saboteur())
+
+
+async def test_the_suite_rejects_half_an_addition():
+    bad = Memory("")
+    case = MemoryServiceConformance().test_of_entries_with_a_bad_one_none_is_added
+    await case(InMemoryMemoryService(), bad, "memory.empty")
+    with pytest.raises(AssertionError):
+        await case(AddsUpToTheFirstBadOne(), bad, "memory.empty")
