@@ -14,7 +14,6 @@ import doctest
 import importlib
 import inspect
 import math
-import os
 import pkgutil
 import platform
 import re
@@ -24,9 +23,10 @@ import textwrap
 import threading
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -40,18 +40,37 @@ SECONDS_PER_WORD = 0.004
 
 # -- what is in the library ---------------------------------------------------------------------------------------------
 
+WIDTH = 88
+"""Characters in a line of an answer."""
+
+MOST_TOPICS = 30
+"""Words of a question that are looked at: no question about one thing has more."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Importing these opens a browser, prints a poem, needs a screen or another system, or says nothing to a reader.
-SKIPPED = frozenset(
-    "antigravity this idlelib lib2to3 test turtle turtledemo tkinter ensurepip distutils encodings pydoc_data msilib msvcrt nt "
-    "winreg winsound posix posixpath ntpath nturl2path genericpath readline rlcompleter pyexpat opcode sre_compile sre_constants "
-    "sre_parse site __main__".split()
-)
+SKIPPED = _words("""
+    antigravity distutils encodings ensurepip genericpath idlelib lib2to3 msilib msvcrt nt ntpath nturl2path opcode posix
+    posixpath pydoc_data pyexpat readline rlcompleter site sre_compile sre_constants sre_parse test this tkinter turtle
+    turtledemo winreg winsound
+""")
 
 # People ask about these far more often than about the rest.
-EVERYDAY = frozenset(
-    "builtins json csv datetime time re os os.path pathlib shutil collections itertools functools math random statistics string "
-    "subprocess asyncio threading logging argparse sqlite3 urllib.parse urllib.request tempfile glob copy dataclasses".split()
-)
+EVERYDAY = _words("""
+    argparse asyncio builtins collections copy csv dataclasses datetime functools glob itertools json logging math os os.path
+    pathlib random re shutil sqlite3 statistics string subprocess tempfile threading time urllib.parse urllib.request
+""")
+
+# What carries no topic in a question.
+FILLER = _words("""
+    a about an and any are be by can class could did do does else example examples explain find for from function get give have
+    how i in into is it its library like look me mean means method module more my of on one or other please python show some
+    something tell than that the their them then there these they thing this those to up use used using want way what whats
+    when where which who why will with would you your
+""")
 
 # What people say, and what the library calls it.
 ALSO_CALLED = {
@@ -69,14 +88,6 @@ ALSO_CALLED = {
     "download": ("urlopen", "retrieve"),
 }
 
-# What carries no topic in a question.
-FILLER = frozenset(
-    "a an and any are about be by can could do does did else example examples explain find for from get give have how i in into "
-    "is it its like library look me more module mean means function class method my of on one or other please python show some "
-    "something tell than that the their them then there these they thing this those to up use used using want way what whats "
-    "when where which who why will with would you your".split()
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -86,6 +97,7 @@ class Entry:
     module: str
     kind: str
     doc: str
+    thing: Any
 
     @property
     def summary(self) -> str:
@@ -106,7 +118,9 @@ class Catalogue:
         self.entries[entry.name] = entry
         own = entry.name.rpartition(".")[2]
         weights: Counter[str] = Counter()
-        for weight, text in ((0.5, entry.doc[:1000]), (1.5, entry.summary), (1.5, entry.module), (2 + 2 / len(words_of(own)), own)):
+        # A name of one word is about that word; one of three is about each a little.
+        naming = 2 + 2 / max(1, len(words_of(own)))
+        for weight, text in ((0.5, entry.doc[:1000]), (1.5, entry.summary), (1.5, entry.module), (naming, own)):
             for word in set(words_of(text)):
                 weights[word] += weight
         for word, count in weights.items():
@@ -178,7 +192,8 @@ def words_of(text: str) -> list[str]:
 
 def topics(question: str) -> list[str]:
     """The words of a question that say what it is about."""
-    return [w for w in re.findall(r"[\w.]*\w", question) if w.lower() not in FILLER]
+    words = (match[0] for match in re.finditer(r"[\w.]*\w", question))
+    return list(islice((word for word in words if word.lower() not in FILLER), MOST_TOPICS))
 
 
 _lock = threading.Lock()
@@ -197,7 +212,7 @@ def _make_catalogue() -> Catalogue:
     for name, module in _modules():
         made.modules += 1
         if doc := inspect.getdoc(module):
-            made.add(Entry(name, name, "module", doc))
+            made.add(Entry(name, name, "module", doc, module))
         for public in _public_names(module):
             _add_object(made, seen, name, public, getattr(module, public, None))
     return made
@@ -225,12 +240,12 @@ def _import(name: str) -> ModuleType | None:
         return None
 
 
-def _public_names(module: ModuleType) -> Iterable[str]:
-    listed = getattr(module, "__all__", None)
-    if listed is not None:
+def _public_names(module: ModuleType) -> list[str]:
+    if (listed := getattr(module, "__all__", None)) is not None:
         return list(listed)
-    own = module.__name__
-    return [n for n, thing in vars(module).items() if not n.startswith("_") and getattr(thing, "__module__", None) == own]
+    # What is written in C says that it comes from a module of the same name with an underscore.
+    own = (module.__name__, f"_{module.__name__}")
+    return [n for n, thing in vars(module).items() if not n.startswith("_") and getattr(thing, "__module__", None) in own]
 
 
 def _add_object(made: Catalogue, seen: set[int], module: str, name: str, thing: Any) -> None:
@@ -240,7 +255,220 @@ def _add_object(made: Catalogue, seen: set[int], module: str, name: str, thing: 
     seen.add(id(thing))
     full = name if module == "builtins" else f"{module}.{name}"
     if doc := inspect.getdoc(thing):
-        made.add(Entry(full, module, "class" if inspect.isclass(thing) else "function", doc))
+        made.add(Entry(full, module, "class" if inspect.isclass(thing) else "function", doc, thing))
     for part, method in vars(thing).items() if inspect.isclass(thing) else ():
         if not part.startswith("_") and inspect.isroutine(getattr(thing, part, None)) and (doc := inspect.getdoc(method)):
-            made.add(Entry(f"{full}.{part}", module, "function", doc))
+            made.add(Entry(f"{full}.{part}", module, "function", doc, getattr(thing, part)))
+
+
+# -- what is said of an entry -------------------------------------------------------------------------------------------
+
+
+def describe(entry: Entry) -> str:
+    """Signature, summary, what is in it, and an example if there is one."""
+    heading = _heading(entry)
+    inside = ""
+    if entry.kind == "module":
+        inside = _listed("In it", _public_names(entry.thing))
+    elif entry.kind == "class":
+        methods = [n for n in vars(entry.thing) if not n.startswith("_") and inspect.isroutine(getattr(entry.thing, n))]
+        inside = _listed("Methods", methods)
+    summary = entry.summary.removeprefix(heading).strip()
+    prose = [textwrap.fill(heading, WIDTH, subsequent_indent="    "), *(textwrap.fill(t, WIDTH) for t in (summary, inside))]
+    return "\n\n".join(paragraph for paragraph in (*prose, _example(entry)) if paragraph)
+
+
+def _heading(entry: Entry) -> str:
+    if entry.kind == "module":
+        return f"module {entry.name}"
+    try:
+        return f"{entry.name}{inspect.signature(entry.thing)}"
+    except (ValueError, TypeError):  # Much of what is written in C has its signature in the docstring, or none.
+        first = entry.doc.partition("\n")[0]
+        return first if first.startswith(entry.name.rpartition(".")[2] + "(") else entry.name
+
+
+def _listed(title: str, names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{title}: {', '.join(names[:most])}{more}" if names else ""
+
+
+def _example(entry: Entry) -> str:
+    """An example from the docstring, or one from the module's that uses the name."""
+    module = catalogue().entries.get(entry.module)
+    for doc, wanted in ((entry.doc, ""), (module.doc if module else "", entry.name.rpartition(".")[2] + "(")):
+        try:
+            examples = doctest.DocTestParser().get_examples(doc)
+        except ValueError:
+            continue
+        for i, example in enumerate(examples):
+            if example.want and wanted in example.source and (example.source + example.want).replace("\n", "").isprintable():
+                first = i
+                while first and not examples[first - 1].want:
+                    first -= 1
+                return "".join(_shown(e) for e in examples[first : i + 1]).rstrip()
+    return ""
+
+
+def _shown(example: doctest.Example) -> str:
+    first, *rest = example.source.splitlines()
+    return "\n".join([f">>> {first}", *(f"... {line}" for line in rest), example.want])
+
+
+# -- the agents ---------------------------------------------------------------------------------------------------------
+
+READING_LIST = "reading-list.md"
+
+SPECIALIST = {"module": "modules", "function": "functions", "class": "classes"}
+"""Who knows what, by kind of entry."""
+
+SEE_ALSO = 2
+"""How many other entries an answer names."""
+
+
+async def specialist(ctx: Context) -> AsyncIterator[str]:
+    """Answers with what the librarian found."""
+    found = ctx.state.get("found")
+    if found is None or found["run_id"] != ctx.run_id:
+        # A session's next question starts at whoever answered the last one: finding is the librarian's work.
+        ctx.transfer_to("librarian")
+        return
+    entries = (await asyncio.to_thread(catalogue)).entries
+    entry, *others = (entries[name] for name in found["names"])
+    text = describe(entry)
+    if others:
+        lines = (textwrap.shorten(f"- {e.name}: {e.summary}", WIDTH, placeholder=" …") for e in others[:SEE_ALSO])
+        text = "\n".join([text, "", "See also", *lines])
+    for word in re.findall(r"\S+\s*", text):
+        yield word
+        await asyncio.sleep(SECONDS_PER_WORD)
+    version = await ctx.step("note", lambda: note(ctx, entry))
+    yield f"\n\nNoted in {READING_LIST}, version {version}."
+
+
+async def note(ctx: Context, entry: Entry) -> int:
+    """Adds an entry to the session's reading list, if it is not there yet; returns the list's version."""
+    line = f"- **{entry.name}**: {entry.summary}\n"
+    try:
+        text = (await ctx.artifacts.load(READING_LIST)).text or ""
+    except NotFound:
+        text = "# Reading list\n\n"
+    if line in text:
+        return (await ctx.artifacts.versions(READING_LIST))[-1].version
+    return await ctx.artifacts.save(READING_LIST, text + line, mime_type="text/markdown")
+
+
+modules = agent(name="modules", description="Knows what modules are for.")(specialist)
+functions = agent(name="functions", description="Knows functions and methods.")(specialist)
+classes = agent(name="classes", description="Knows classes.")(specialist)
+
+
+@agent(name="librarian", description="Finds what a question is about.", sub_agents=[modules, functions, classes])
+async def desk(ctx: Context) -> AsyncIterator[str]:
+    """Finds what a question is about, and hands over to the specialist for it."""
+    question = ctx.user_content.text
+    asked = ctx.state.get("asked", [])
+    if not topics(question) and not (asked and re.search(r"\w", question)):
+        yield "Ask me about Python's standard library: a name like json.dumps, or a task like 'copy a file'."
+        return
+    # The catalogue can be made again at any time: it is a cache. What the answer depends on is a step, so that a second attempt
+    # of this run answers from the same names.
+    size = await ctx.step("catalogue", lambda: asyncio.to_thread(size_of_catalogue))
+    hits = await ctx.step("search", lambda: asyncio.to_thread(find, question, asked))
+    if not hits:
+        yield f"I found nothing about that in {size['docstrings']:,} docstrings of Python {size['python']}."
+        return
+    best = hits[0]
+    yield remembered(ctx, best["module"]) or (
+        f"Looked through {size['docstrings']:,} docstrings of {size['modules']} modules of Python {size['python']}."
+    )
+    ctx.state["found"] = {"run_id": ctx.run_id, "names": [hit["name"] for hit in hits]}
+    ctx.state["asked"] = [*asked, {"name": best["name"], "module": best["module"]}][-20:]
+    ctx.state.increment(f"user:asked:{best['module']}")
+    ctx.transfer_to(SPECIALIST[best["kind"]])
+
+
+def size_of_catalogue() -> dict[str, Any]:
+    """What is searched."""
+    made = catalogue()
+    return {"python": platform.python_version(), "modules": made.modules, "docstrings": len(made.entries)}
+
+
+def find(question: str, asked: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """What fits a question, best first; "it" is what was asked about last."""
+    modules = [a["module"] for a in asked]
+    if topics(question):
+        refers = re.search(r"\b(it|its|that|them|there|this|those|these|they)\b", question.lower())
+        names = catalogue().search(question, preferred=modules[-1:] if refers else ())
+    else:
+        names = modules[-1:]
+    return [{"name": e.name, "module": e.module, "kind": e.kind} for e in map(catalogue().entries.__getitem__, names)]
+
+
+def remembered(ctx: Context, module: str) -> str | None:
+    """What the user's earlier questions have to do with this one, if anything."""
+    asked = ctx.state.get("asked", [])
+    earlier = [a["name"] for a in asked if a["module"] == module]
+    if earlier:
+        return f"You asked about {earlier[-1]} earlier; this is from the same module."
+    before = sorted(key.removeprefix("user:asked:") for key in ctx.state if key.startswith("user:asked:"))
+    if before and not asked:
+        return f"Welcome back. In other sessions you asked about {', '.join(before)}."
+    return None
+
+
+# -- the demonstration --------------------------------------------------------------------------------------------------
+
+APP_NAME = "reference_desk"
+
+# Two users, who ask at the same time; each row is a round.
+ROUNDS = (
+    {"ann": ("home", "How do I parse JSON?"), "ben": ("work", "How do I parse dates?")},
+    {"ann": ("home", "And how do I write it to a file?"), "ben": ("work", "What else is in there?")},
+    {"ann": ("school", "What is a defaultdict?"), "ben": ("work", "How do I bake bread?")},
+)
+
+
+async def demonstrate(directory: str) -> None:
+    """Asks as two users at once, and shows what is stored then."""
+    database = f"{directory}/sojourn.db"
+    store = DatabaseSessionService(f"sqlite:///{database}")
+    artifacts = FileArtifactService(f"{directory}/artifacts")
+    async with Runner(app_name=APP_NAME, agent=desk, session_service=store, artifact_service=artifacts) as runner:
+        for questions in ROUNDS:
+            await asyncio.gather(*(ask(runner, user, session, text) for user, (session, text) in questions.items()))
+            print()
+        runs = (await runner.list_runs(user_id="ann", session_id="home")).items
+    await store.close()
+
+
+async def ask(runner: Runner, user: str, session: str, question: str) -> None:
+    """Asks one question and prints the answer as it is written, line by line, with the user in front of each."""
+    say(user, "asks", question)
+    message, line = "", ""
+    async for event in runner.run(user, session, question):
+        line += event.delta
+        *complete, line = line.split("\n")
+        for text in complete:
+            say(user, event.author if event.id != message else "", text)
+            message = event.id
+        if not event.partial and event.text:
+            say(user, event.author if event.id != message else "", line)
+            line = ""
+
+
+def say(user: str, who: str, text: str) -> None:
+    """Prints a line of a conversation."""
+    print(f"{user} | {who:>9} {text}".rstrip())
+
+
+def main() -> None:
+    """Runs the demonstration."""
+    if sys.argv[1:] != ["--demo"]:
+        sys.exit(__doc__)
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(demonstrate(directory))
+
+
+if __name__ == "__main__":
+    main()

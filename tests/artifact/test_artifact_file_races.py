@@ -7,7 +7,7 @@ import pytest
 from sojourn.artifact.filetree import FileTree, PendingVersion, name_path, session_path, user_path
 from sojourn.artifact.rules import Draft
 from sojourn.artifact.types import ArtifactScope
-from tests.artifact.syscalls import at_call
+from tests.artifact.syscalls import at_call, open_below
 
 SCOPE = ArtifactScope("app", "alice", "session", "uid")
 NAME = "report.pdf"
@@ -66,7 +66,6 @@ def worlds(tmp_path):
             world = World(tmp_path / f"{at}", name)
             for data in saved:
                 world.save(data)
-            descriptors = len(os.listdir("/dev/fd"))
             with at_call(at, lambda _, world=world: act(world)) as counter:
                 outcome = scenario(world)
             if not counter.reached:
@@ -74,7 +73,7 @@ def worlds(tmp_path):
                 return
             yield world, outcome
             del outcome
-            assert len(os.listdir("/dev/fd")) == descriptors
+            assert open_below(world.root) == 0
             assert os.listdir(tmp_path / f"{at}" / ".tmp") == []
 
     return run

@@ -418,6 +418,15 @@ class TestStuck:
         assert "left-behind: Event.wait (" in message
         assert f"main ({__file__}:" in message
 
+    def test_a_cancelled_timer_is_nothing_to_wait_for(self):
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(50, lambda: None).cancel()
+            await loop.create_future()
+
+        with pytest.raises(Stuck, match=r"no timer is set at 0\.0 s"):
+            simulate(main, seed=1)
+
     def test_a_deadlock_beside_a_ticker_is_found_at_the_limit(self):
         async def main() -> None:
             async def tick() -> None:
@@ -493,8 +502,29 @@ class TestTheEnd:
             await asyncio.sleep(1)
             task.add_done_callback(lambda _: generator)
 
+        for seed in SEEDS:
+            seen.clear()
+            simulate(main, seed=seed)
+            assert sorted(seen) == ["cancelled", "closed"]
+
+    def test_a_generator_that_only_a_cycle_holds_is_closed_too(self):
+        seen: list[str] = []
+
+        async def numbers():
+            try:
+                yield 1
+            finally:
+                await asyncio.sleep(1)
+                seen.append("closed")
+
+        async def main() -> None:
+            generator = numbers()
+            await anext(generator)
+            cycle: list[object] = [generator]
+            cycle.append(cycle)
+
         simulate(main, seed=1)
-        assert sorted(seen) == ["cancelled", "closed"]
+        assert seen == ["closed"]
 
     def test_a_failure_that_nobody_saw_fails_the_simulation(self):
         async def main() -> None:
@@ -507,6 +537,19 @@ class TestTheEnd:
         with pytest.raises(ExceptionGroup) as caught:
             simulate(main, seed=1)
         assert caught.group_contains(KeyError, match="unseen")
+
+    def test_a_failure_that_only_a_cycle_holds_is_seen_too(self):
+        async def main() -> None:
+            async def fail() -> None:
+                raise KeyError("in a cycle")
+
+            cycle: list[object] = [asyncio.create_task(fail())]
+            cycle.append(cycle)
+            await asyncio.sleep(1)
+
+        with pytest.raises(ExceptionGroup) as caught:
+            simulate(main, seed=1)
+        assert caught.group_contains(KeyError, match="in a cycle")
 
     def test_a_callback_that_fails_fails_the_simulation(self):
         async def main() -> None:

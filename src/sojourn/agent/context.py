@@ -84,8 +84,8 @@ class Context:
     """
 
     __slots__ = (
-        "_actions", "_artifact_delta", "_attempt", "_boundary", "_children", "_escalated", "_message", "_output", "_transfer",
-        "agent", "branch", "scope", "state",
+        "_actions", "_artifact_delta", "_attempt", "_boundary", "_children", "_escalated", "_message", "_output", "_paused",
+        "_transfer", "_transfer_told", "agent", "branch", "scope", "state",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +101,8 @@ class Context:
         self._actions: EventActions | None = None
         self._artifact_delta: dict[str, int] | None = None
         self._transfer: str | None = None
+        self._transfer_told = False
+        self._paused = False
         self._children: dict[str, int] | None = None
         self._escalated = False
         self._output: Any = None
@@ -227,6 +229,7 @@ class Context:
         """
         self._attempt.check_transfer(self, name)
         self._transfer = name
+        self._transfer_told = False
 
     def end_invocation(self) -> None:
         """Ends the run: nothing yielded after this is taken, the agent is closed, the run completes."""
@@ -333,6 +336,11 @@ class Context:
         return await self._attempt.run_child(self, agent, branch)
 
     # -- for the runner ---------------------------------------------------------------------------------------------
+
+    def has_actions(self) -> bool:
+        """Whether something was set for a next event that has not been told yet, state apart."""
+        untold = self._transfer is not None and not self._transfer_told
+        return untold or self._actions is not None or bool(self._artifact_delta)
 
     def path(self, key: str) -> str:
         """A key of this agent's, unique in the run."""

@@ -34,7 +34,7 @@ _LASTING = {
 
 
 class FileArtifactService:
-    """Keeps artifacts in a directory, which any number of processes on any number of hosts may share.
+    """Keeps artifacts in a directory, which any number of processes may share.
 
     A version that `save_artifact` has returned survives the death of the process and of the machine; one whose save was
     cut off at whatever point does not exist. What dead processes leave behind is removed by the next one that writes.

@@ -38,26 +38,26 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
 _ATTEMPTS = 100
 """How often an operation starts again because what it works in was deleted under it."""
 
-Path = tuple[str, ...]
-"""Encoded segments below the root."""
+Segments = tuple[str, ...]
+"""Where something is below the root: encoded segments."""
 
 
-def user_path(app_name: str, user_id: str) -> Path:
+def user_path(app_name: str, user_id: str) -> Segments:
     """Where all artifacts of a user are."""
     return encode_segment(app_name), encode_segment(user_id)
 
 
-def session_path(scope: ArtifactScope) -> Path:
+def session_path(scope: ArtifactScope) -> Segments:
     """Where the artifacts of the session are."""
     return *user_path(scope.app_name, scope.user_id), "session", encode_segment(scope.session_uid)
 
 
-def shared_path(scope: ArtifactScope) -> Path:
+def shared_path(scope: ArtifactScope) -> Segments:
     """Where the artifacts are that the user's sessions share."""
     return *user_path(scope.app_name, scope.user_id), "user"
 
 
-def name_path(scope: ArtifactScope, name: str) -> Path:
+def name_path(scope: ArtifactScope, name: str) -> Segments:
     """Where the versions of an artifact are."""
     owner = shared_path(scope) if name.startswith(USER_PREFIX) else session_path(scope)
     return *owner, encode_segment(name)
@@ -112,7 +112,7 @@ class FileTree:
         self.root = root
         self._cleaned = False
 
-    def open_version(self, path: Path, version: int | None) -> OpenVersion | None:
+    def open_version(self, path: Segments, version: int | None) -> OpenVersion | None:
         """Opens a version of the artifact at `path`, the newest for None; None if it does not exist."""
         for _ in range(_ATTEMPTS):
             with self._directory(path) as name_fd:
@@ -125,7 +125,7 @@ class FileTree:
                 return found
         raise _contended(path)
 
-    def versions(self, path: Path) -> list[ArtifactVersion]:
+    def versions(self, path: Segments) -> list[ArtifactVersion]:
         """All versions of the artifact at `path`, oldest first; empty if it does not exist."""
         infos: list[ArtifactVersion] = []
         with self._directory(path) as name_fd:
@@ -138,7 +138,7 @@ class FileTree:
                 infos.append(found.info)
         return infos
 
-    def names(self, path: Path) -> list[str]:
+    def names(self, path: Segments) -> list[str]:
         """The names of the artifacts directly under `path`."""
         names = []
         with self._directory(path) as owner_fd:
@@ -148,14 +148,14 @@ class FileTree:
                 names = [self._name((*path, segment)) for segment in segments]
         return [name for name in names if name is not None]
 
-    def remove_artifact(self, path: Path) -> bool:
+    def remove_artifact(self, path: Segments) -> bool:
         """Removes the artifact at `path`; returns whether there was one."""
         with self._directory(path) as name_fd:
             # A directory without versions is what is left of a first save that did not finish.
             exists = _newest(name_fd) is not None
         return exists and self.remove(path)
 
-    def remove(self, path: Path) -> bool:
+    def remove(self, path: Segments) -> bool:
         """Removes the directory at `path` with all that is in it; returns whether it was there."""
         with ExitStack() as stack:
             parent_fd = stack.enter_context(self._directory(path[:-1]))
@@ -182,7 +182,7 @@ class FileTree:
             stack.pop_all()
             return workspace
 
-    def publish(self, workspace: Workspace, path: Path) -> int:
+    def publish(self, workspace: Workspace, path: Segments) -> int:
         """Makes a workspace the next version of the artifact at `path`; returns its number."""
         for _ in range(_ATTEMPTS):
             # A directory that was deleted between two steps is made again.
@@ -191,7 +191,7 @@ class FileTree:
         raise _contended(path)
 
     @contextmanager
-    def _directory(self, path: Path) -> Iterator[int | None]:
+    def _directory(self, path: Segments) -> Iterator[int | None]:
         """The directory at `path`, open while the block runs; None if it does not exist."""
         with ExitStack() as stack:
             fd: int | None = None
@@ -207,7 +207,7 @@ class FileTree:
             yield fd
 
     @contextmanager
-    def _made(self, path: Path) -> Iterator[list[int]]:
+    def _made(self, path: Segments) -> Iterator[list[int]]:
         """The root and the directories at and above `path`, made where missing, open while the block runs."""
         _make_root(self.root)
         with ExitStack() as stack:
@@ -220,7 +220,7 @@ class FileTree:
                 stack.callback(os.close, fds[-1])
             yield fds
 
-    def _open_number(self, path: Path, name_fd: int | None, number: int) -> OpenVersion | None:
+    def _open_number(self, path: Segments, name_fd: int | None, number: int) -> OpenVersion | None:
         try:
             fd = os.open(str(number), DIRECTORY, dir_fd=name_fd)
         except FileNotFoundError:
@@ -236,7 +236,7 @@ class FileTree:
         finally:
             os.close(fd)
 
-    def _name(self, path: Path) -> str | None:
+    def _name(self, path: Segments) -> str | None:
         with self._directory(path) as name_fd:
             if _newest(name_fd) is None:
                 return None
@@ -266,7 +266,7 @@ class PendingVersion:
         self._file.write(block)
         self._size += len(block)
 
-    def publish(self, draft: Draft, path: Path) -> int:
+    def publish(self, draft: Draft, path: Segments) -> int:
         """Puts the version on disk and shows it; returns its number."""
         _sync(self._file)
         # The number is not known before the rename, which comes last; it is the directory's name.
@@ -367,5 +367,5 @@ def _close_quietly(file: BinaryIO) -> None:
         file.close()
 
 
-def _contended(path: Path) -> OSError:
+def _contended(path: Segments) -> OSError:
     return OSError(errno.EAGAIN, "it was deleted again and again while this looked", "/".join(path))

@@ -59,10 +59,12 @@ class InMemoryMemoryService:
         owner = check_owner(app_name, user_id)
         entries = entries_of(check_id(session_id, "session_id"), events)
         user = self._users.setdefault(owner, _UserMemory())
-        for entry_id in user.by_session.get(session_id, set()) & user.from_events:
+        for entry_id in (user.by_session.get(session_id, set()) & user.from_events).difference(e.id for e in entries):
             user.remove(entry_id)
         for entry in entries:
-            user.put(entry, from_events=True)
+            # A session is added again after each run: most of it is there already.
+            if entry.id not in user.from_events or user.entries[entry.id] != entry:
+                user.put(entry, from_events=True)
 
     async def add(self, app_name: str, user_id: str, entries: Sequence[Memory]) -> list[Memory]:
         """Adds entries."""

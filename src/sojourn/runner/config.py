@@ -48,7 +48,8 @@ class RunnerConfig:
         max_concurrency_per_user: Of these, how many of one user; None for no bound.
         max_queue: Runs that may wait for their turn or a slot; None for no bound. Beyond: `limit.queue_full`, before
             anything is recorded.
-        queue_timeout: Seconds a run may wait for its turn and a slot before it fails with `limit.queue_timeout`; None for no bound.
+        queue_timeout: Seconds a run may wait for its turn and a slot before it fails with `limit.queue_timeout`; None for
+            no bound.
         propagate: Context variables whose values at the call are handed into the run; it sees no others.
         transfer_policy: Governs hand-overs between agents.
         memory_ingest: `on_run_end`: a session is added to memory after each of its runs; `manual`: only by hand.

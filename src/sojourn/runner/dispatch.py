@@ -17,8 +17,9 @@ from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Begun, NewRun
 from sojourn.run.types import RunError, RunRecord
 from sojourn.runner import observe
-from sojourn.runner.execution import Execution, Outcome, Stop
+from sojourn.runner.execution import Execution, Stop
 from sojourn.runner.hub import Hub, Job, hub_of
+from sojourn.runner.log import Outcome
 from sojourn.runner.plugins import observe as observe_hooks
 from sojourn.runner.services import Services
 from sojourn.session.types import SessionKey
@@ -64,6 +65,12 @@ class Dispatcher:
         return self.limiter
 
     def ready(self) -> Hub:
+        """Makes sure that runs can be taken on, in the running event loop.
+
+        Raises:
+            Unavailable: `runner.closed`.
+            Conflict: `runner.other_loop`.
+        """
         if self.closed:
             raise Unavailable("this Runner is closed; make a new one", code="runner.closed", retryable=False)
         generation = self.hub.bind()
@@ -379,6 +386,7 @@ class Dispatcher:
             return
 
     async def cancel(self, record: RunRecord, reason: str) -> RunRecord:
+        """Asks for a run's end; see `Runner.cancel`."""
         job = self.hub.jobs.get(record.uid)
         try:
             after = await self.store.request_cancel(record.uid, reason)

@@ -94,7 +94,7 @@ class Hub:
         if loop is not self.loop:
             if self.loop is not None and not self.loop.is_closed() and self.jobs:
                 raise Conflict(
-                    "this store's runs are executed by another event loop of this process; use one loop, or a store object each",
+                    "another event loop of this process executes this store's runs; use one loop, or a store object each",
                     code="runner.other_loop",
                 )
             if self._watchdog is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sojourn.content import Content
+from sojourn.errors import AgentError, SojournError
 from sojourn.event import Event
 from sojourn.run.types import RunRecord
 from sojourn.session.types import SessionKey
@@ -86,3 +87,19 @@ async def observe(hooks: tuple[Any, ...], *args: Any) -> None:
             await hook(*args)
         except Exception:
             logger.exception("plugin hook %s failed; the run goes on", getattr(hook, "__qualname__", hook))
+
+
+async def change(hook: Any, *args: Any) -> Any:
+    """Calls a hook that may change what follows.
+
+    Raises:
+        AgentError: `plugin.failed` if it raises anything but a coded error.
+    """
+    try:
+        return await hook(*args)
+    except SojournError:
+        raise
+    except Exception as error:
+        name = getattr(hook, "__qualname__", repr(hook))
+        logger.exception("plugin hook %s failed", name)
+        raise AgentError(f"plugin hook {name} raised {type(error).__name__}", code="plugin.failed") from error

@@ -27,6 +27,7 @@ from sojourn.runner.dispatch import Dispatcher
 from sojourn.runner.handle import EventStream, Run
 from sojourn.runner.hub import Hub
 from sojourn.runner.lifecycle import CloseReport
+from sojourn.runner.plugins import change
 from sojourn.runner.services import Services
 from sojourn.session.types import Page, Session, SessionKey
 
@@ -230,7 +231,7 @@ class Runner:
                 return await self.answer(found[0].id, found[1], found[2], user_id=user_id)
         services = self._services
         for hook in services.plugins.on_user_message:
-            content = await hook(key, content) or content
+            content = await change(hook, key, content) or content
         config = services.merge(run_config)
         run_id = platform.new_id() if run_id is None else check_id(run_id, "run_id")
         event = Event(id=platform.new_id(), run_id=run_id, author=USER, timestamp=platform.now(), content=content, ordinal=0)

@@ -95,6 +95,15 @@ class StateDelta:
         else:
             self.increments[key] = add(self.increments.get(key, 0), by)
 
+    def join(self, later: StateDelta) -> None:
+        """Makes the changes of another delta on top of these."""
+        for key, value in later.values.items():
+            self.put(key, value)
+        for key in later.deleted:
+            self.delete(key)
+        for key, by in later.increments.items():
+            self.increment(key, by)
+
     def durable(self) -> StateDelta:
         """These changes without those of `temp:` keys, which live only as long as the attempt."""
         if not any(k.startswith(TEMP) for group in (self.values, self.deleted, self.increments) for k in group):

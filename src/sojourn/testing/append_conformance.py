@@ -107,7 +107,7 @@ class AppendConformance(StoreSuite):
 
     async def test_unknown_run_is_fenced(self, store: Store) -> None:
         run = await start(store)
-        stranger = RunRecord(**{**_fields(run), "uid": run.uid + 1_000_000})
+        stranger = run.evolve(uid=run.uid + 1_000_000)
         async with unchanged(store):
             with raises(Fenced, "run.fenced"):
                 await write(store, stranger, event(run, 1, "x"))
@@ -506,10 +506,6 @@ class AppendConformance(StoreSuite):
         record = (await write(store, run, event(run, 1, "over"), agent="billing", move=Move.COMPLETE)).record
         assert (record.status, record.agent) == (RunStatus.COMPLETED, "billing")
         assert (await start(store, "r2")).agent == "billing"
-
-
-def _fields(run: RunRecord) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in RunRecord.__slots__}
 
 
 def _numbers(stored: Event | None) -> tuple[int | None, int | None]:

@@ -10,7 +10,6 @@ Ids and texts have fixed defaults, so that a failing test prints the same values
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sojourn import platform
@@ -206,4 +205,4 @@ async def finished(store: RunStore, run_id: str = "r1", key: SessionKey | None =
 
 def attempt(run: RunRecord, number: int) -> RunRecord:
     """The record as another attempt of the run has it: to write as a zombie, or as one that has not begun."""
-    return replace(run, attempt=number)
+    return run.evolve(attempt=number)

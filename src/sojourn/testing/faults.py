@@ -116,6 +116,11 @@ class FaultyStore:
         self.plan: list[Fault] = list(plan)
         self.calls: Counter[str] = Counter()
 
+    @property
+    def shared(self) -> bool:
+        """As the other store's."""
+        return self.inner.shared
+
     async def _call(self, method: str, work: Callable[[], Awaitable[T]]) -> T:
         self.calls[method] += 1
         call = self.calls[method]

@@ -240,6 +240,12 @@ class InterruptConformance(StoreSuite):
         record = (await reply(store, run, "q2")).record
         assert (record.deaths, record.status) == (0, RunStatus.RUNNING)
 
+    async def test_an_answered_run_is_detached(self, store: Store) -> None:
+        run = await start(store, attached=True)
+        assert (await ask(store, run, 1)).record.attached
+        assert not (await reply(store, run)).record.attached
+        assert not (await store.get_run("shop", "r1")).attached
+
     # -- answered meanwhile -----------------------------------------------------------------------------------------
 
     async def test_a_run_does_not_wait_for_what_was_answered_meanwhile(self, store: Store) -> None:

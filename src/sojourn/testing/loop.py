@@ -292,8 +292,8 @@ def _wind_up(loop: SimLoop) -> None:
         _await_leftovers(loop)
         # Lost tasks and generators speak up when they are collected: everything since the start is in this generation.
         gc.collect(0)
-        # A timer fires when nothing is ready any more: by then, the finalizers of generators are tasks.
-        loop.run_until_complete(asyncio.sleep(1e-9))
+        # Callbacks run in order: after one more, what the finalizers of generators scheduled are tasks.
+        loop.run_until_complete(asyncio.sleep(0))
         _await_leftovers(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
     except Stuck as stuck:

@@ -4,6 +4,9 @@ Each breaks one guarantee in a way that real stores have broken it, and names th
 runs cases of a suite against any store, without pytest's collection.
 """
 
+# What a saboteur's methods do is told by the seam, and what is wrong with them by the class.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
 import asyncio
@@ -379,7 +382,6 @@ class FailureIsAbsence(FaultyStore):
     caught_by: ClassVar[tuple[str, ...]] = ("test_failure_is_not_absence",)
 
     async def get_session(self, *, app_name: str, user_id: str, session_id: str, events: int = 0) -> Session:
-        """Reads a session, and takes any failure for its absence."""
         try:
             return await super().get_session(app_name=app_name, user_id=user_id, session_id=session_id, events=events)
         except Unavailable:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -71,11 +72,13 @@ class Worker:
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         # Guards what follows.
         self._lock = threading.Lock()
+        # What the tasks of a loop ask for in one round of it goes into the queue together: then the thread and the loop
+        # take turns instead of competing for the interpreter, and more calls share a commit.
+        self._collected: dict[asyncio.AbstractEventLoop, list[Call]] = {}
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._ended = False
         self._joining: list[Call] = []
-        self._collected: dict[asyncio.AbstractEventLoop, list[Call]] = {}
 
     async def call(self, op: Op[T], *, writes: bool = False, committed: Callable[[T], object] | None = None) -> T:
         """Runs `op` in the thread and returns what it returns. A cancelled caller waits for the outcome first.
@@ -89,6 +92,7 @@ class Worker:
             Unavailable: `store.closed` after `stop`; `store.unavailable` if the database fails.
         """
         outcome = Outcome()
+        loop = outcome.get_loop()
         with self._lock:
             if self._stopping:
                 raise Unavailable(f"database {self._path} has been closed; open it again", code="store.closed", retryable=False)
@@ -96,20 +100,13 @@ class Worker:
                 # A daemon: a process that exits does not wait for it, and what was acknowledged is durable.
                 self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
                 self._thread.start()
-            loop = outcome.get_loop()
             collected = self._collected.get(loop)
             if collected is None:
-                self._collected[loop] = [Call(op, outcome, writes, committed)]
+                collected = self._collected[loop] = []
                 loop.call_soon(self._hand_over, loop)
-            else:
-                collected.append(Call(op, outcome, writes, committed))
+            collected.append(Call(op, outcome, writes, committed))
         result: T = await outcome
         return result
-
-    def _hand_over(self, loop) -> None:
-        with self._lock:
-            for call in self._collected.pop(loop, ()):
-                self._queue.put(call)
 
     def stop(self) -> None:
         """Takes no more calls; the thread does those that wait, closes the connection, and ends."""
@@ -117,6 +114,8 @@ class Worker:
             if not self._stopping:
                 self._stopping = True
                 self._ended = self._thread is None
+                for loop in list(self._collected):
+                    self._put(loop)
                 self._queue.put(None)
 
     async def join(self) -> None:
@@ -128,6 +127,14 @@ class Worker:
                 return
             self._joining.append(Call(_nothing, outcome))
         await outcome
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._put(loop)
+
+    def _put(self, loop: asyncio.AbstractEventLoop) -> None:
+        for call in self._collected.pop(loop, ()):
+            self._queue.put(call)
 
     def _main(self) -> None:
         queue = self._queue
@@ -146,7 +153,8 @@ class Worker:
                     fail(calls, error, self._path)
                 deliver(calls)
         if conn is not None:
-            conn.close()
+            with suppress(sqlite3.Error):
+                conn.close()
         with self._lock:
             self._ended = True
         deliver(self._joining)

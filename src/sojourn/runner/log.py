@@ -1,0 +1,223 @@
+"""What one attempt stores: nothing is shown before it is stored, and nothing is stored after the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from sojourn import platform
+from sojourn.agent.context import Context, not_configured
+from sojourn.content import Content, Part
+from sojourn.errors import AgentError, Fenced, SojournError, Unavailable
+from sojourn.event import USER, Event
+from sojourn.run.config import RunConfig
+from sojourn.run.live import LiveRun, OpenMessage
+from sojourn.run.status import Move
+from sojourn.run.store import Appended, Batch, Fence
+from sojourn.run.types import Interrupt, RunError, RunRecord, Step, event_frame
+from sojourn.runner import spill
+from sojourn.runner.answers import answers
+from sojourn.runner.plugins import change
+from sojourn.session.state import StateDelta
+from sojourn.session.types import Session
+
+if TYPE_CHECKING:
+    from sojourn.runner.services import Services
+
+APPEND_RETRIES = (0.0, 0.1, 0.5)
+"""Seconds before an append is repeated after the store did not answer. Repeating is safe: what was stored is recognised."""
+
+Said = tuple[Event, OpenMessage | None]
+"""An event to be stored, with the message it seals if its pieces were sent to readers."""
+
+
+class Outcome(NamedTuple):
+    """How an attempt ends: the move of its run, the error that is stored, and the exception behind it."""
+
+    move: Move
+    error: RunError | None = None
+    cause: BaseException | None = None
+
+
+class AttemptLog:
+    """Writes what one attempt says and does; it holds the attempt's fence.
+
+    Attributes:
+        tail: Events that go with the next append, whatever that is.
+        open_calls: Function calls without a response so far, by id.
+        closed: Whether the attempt has ended: nothing more is taken.
+    """
+
+    def __init__(self, services: Services, live: LiveRun, record: RunRecord, session: Session, config: RunConfig) -> None:
+        self.tail: list[Said] = []
+        self.open_calls: dict[str, str] = {}
+        self.closed = False
+        self._services = services
+        self._store = services.store
+        self._live = live
+        self._session = session
+        self._max_bytes = config.max_event_bytes
+        self._fence = Fence(record.uid, record.attempt)
+
+    async def commit(
+        self,
+        ctx: Context,
+        events: Sequence[Said],
+        *,
+        steps: Sequence[Step] = (),
+        interrupts: Sequence[Interrupt] = (),
+        agent: str | None = None,
+    ) -> None:
+        """Stores events and what goes with them in one append, then shows them.
+
+        Args:
+            ctx: Whose they are.
+            events: In order; after those of the tail.
+            steps: Steps done or failed.
+            interrupts: Questions asked.
+            agent: The agent that takes over the run with the last event.
+
+        Raises:
+            CancelledError: The attempt has ended, or its task was cancelled while the store answered; what was stored is
+                shown then.
+            SojournError: Nothing was stored.
+        """
+        if self.closed:
+            raise asyncio.CancelledError
+        pending = [*self.tail, *events]
+        self.tail.clear()
+        prepared = await self._prepare(ctx, pending)
+        try:
+            appended, cancelled = await self._append(
+                Batch([e for e, _ in prepared], list(steps), list(interrupts), agent=agent)
+            )
+        except Unavailable:
+            # What was said is not lost if the store is back when the run is closed.
+            self.tail[:0] = prepared
+            raise
+        self._show(appended.events, prepared)
+        if cancelled is not None:
+            raise cancelled
+
+    async def close(
+        self, outcome: Outcome, state: StateDelta | None, ordinals: dict[str | None, int] | None
+    ) -> tuple[RunRecord, Outcome]:
+        """Makes the attempt's last append, with the tail. What cannot be stored fails the run; it is closed all the same.
+
+        Args:
+            outcome: How the attempt ends.
+            state: Changes of state that no event carries.
+            ordinals: `Batch.live`.
+
+        Returns:
+            The record, and how the attempt really ended.
+
+        Raises:
+            Fenced: The run was closed over the attempt's head.
+            Unavailable: The store is away.
+        """
+        self.closed = True
+        events, self.tail = self.tail, []
+        while True:
+            try:
+                prepared = await self._prepare(None, events)
+            except SojournError as error:
+                events, state, outcome = [], None, _failed(error)
+                continue
+            batch = Batch([e for e, _ in prepared], state=state, move=outcome.move, error=outcome.error, live=ordinals)
+            try:
+                appended, _ = await self._append(batch)
+            except (Fenced, Unavailable):
+                raise
+            except SojournError as error:
+                # The leftover state may be what cannot be stored; if it was not, it is one of the events.
+                if state is None:
+                    events = []
+                state, outcome = None, _failed(error)
+                continue
+            self._show(appended.events, prepared)
+            return appended.record, outcome
+
+    def seal_calls(self, run_id: str, code: str, ordinal: int, attempt: int) -> None:
+        """Answers all open calls with an error, so that the next history is valid."""
+        parts = [Part.from_function_response(name, {"error": code}, id=call_id) for call_id, name in self.open_calls.items()]
+        event = Event(
+            id=platform.new_id(),
+            run_id=run_id,
+            author=USER,
+            timestamp=platform.now(),
+            content=Content("user", parts),
+            ordinal=ordinal,
+            attempt=attempt,
+        )
+        self.tail.append((event, None))
+
+    async def _prepare(self, ctx: Context | None, pending: list[Said]) -> list[Said]:
+        """Lets plugins see the events and moves what is too large for one to artifacts."""
+        hooks = self._services.plugins.on_event
+        prepared = []
+        for given, message in pending:
+            event = given
+            for hook in hooks:
+                try:
+                    replaced = await change(hook, ctx, event)
+                except AgentError:
+                    if not self.closed:
+                        raise
+                    continue  # The run is ending, and what it has said must not be lost to a plugin.
+                if replaced is not None:
+                    event = replaced.evolve(**{name: getattr(event, name) for name in _IDENTITY})
+            if spill.is_large(event, self._max_bytes):
+                if self._services.artifacts is None:
+                    raise not_configured("artifact")
+                event = await spill.spill(event, self._services.artifacts, self._session, self._max_bytes)
+            prepared.append((event, message))
+        return prepared
+
+    async def _append(self, batch: Batch) -> tuple[Appended, asyncio.CancelledError | None]:
+        """Appends, repeating while the store does not answer.
+
+        Returns:
+            What was stored, and a cancel that came meanwhile: it counts as soon as what was stored is shown.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        retries = iter(APPEND_RETRIES)
+        while True:
+            try:
+                return await self._store.append(self._fence, batch), cancelled
+            except asyncio.CancelledError as error:
+                # What was stored is recognised and told again: the same append repeated is a no-op.
+                cancelled = error
+            except Unavailable:
+                delay = next(retries, None)
+                if delay is None:
+                    raise
+                try:
+                    await asyncio.sleep(delay)
+                except asyncio.CancelledError as error:
+                    cancelled = error
+
+    def _show(self, stored: Sequence[Event | None], prepared: Sequence[Said]) -> None:
+        live = self._live
+        for event, (given, message) in zip(stored, prepared, strict=True):
+            if given.content is not None:
+                for part in given.content.parts:
+                    if part.function_call is not None and part.function_call.id:
+                        self.open_calls[part.function_call.id] = part.function_call.name
+                    elif part.function_response is not None:
+                        self.open_calls.pop(part.function_response.id or "", None)
+            if message is not None:
+                live.open.pop(message.id, None)
+            if event is None:
+                continue
+            if answers(event):
+                live.final = event
+            live.publish(event_frame(event), message)
+
+
+_IDENTITY = ("id", "run_id", "ordinal", "branch", "attempt", "timestamp")
+
+
+def _failed(error: SojournError) -> Outcome:
+    return Outcome(Move.FAIL, RunError.of(error), error)

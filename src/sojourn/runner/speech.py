@@ -1,0 +1,198 @@
+"""What agents say, as messages being written and as events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sojourn import jsonvalue, platform
+from sojourn.agent.context import Context
+from sojourn.content import Content
+from sojourn.errors import AgentError, LimitExceeded, SojournError
+from sojourn.event import USER, Event, EventActions
+from sojourn.run.live import LiveRun, OpenMessage
+from sojourn.run.types import RunRecord
+from sojourn.runner.log import Said
+from sojourn.session.state import StateDelta
+
+MESSAGE_FACTOR = 64
+"""A message may grow to this multiple of `max_event_bytes` before its agent is stopped."""
+
+_NO_ACTIONS = EventActions()
+
+
+class Speech:
+    """Turns what the agents of one attempt yield and return into messages and events.
+
+    Attributes:
+        ordinals: Per branch, the next event's ordinal.
+    """
+
+    def __init__(self, live: LiveRun, record: RunRecord, max_event_bytes: int) -> None:
+        self.ordinals: dict[str | None, int] = {None: max(1, record.base_ordinal)}
+        self._live = live
+        self._run_id = record.id
+        self._attempt = record.attempt
+        self._max_message = max_event_bytes * MESSAGE_FACTOR
+        self._writing: dict[str, Context] = {}
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def open(self, ctx: Context) -> OpenMessage:
+        """Begins a message whose pieces readers are sent."""
+        message = ctx._message = OpenMessage(platform.new_id(), self._run_id, ctx.agent.name, ctx.branch)
+        self._live.open[message.id] = message
+        self._writing[message.id] = ctx
+        return message
+
+    def add(self, ctx: Context, text: str, *, thought: bool = False) -> None:
+        """Adds a piece to the agent's message."""
+        if not text:
+            return
+        message = ctx._message or self.open(ctx)
+        message.add(text, thought)
+        self.check_size(message)
+        self._live.touch()
+
+    def check_size(self, message: OpenMessage) -> None:
+        """Refuses a message without end with `event.too_large`."""
+        if message.size > self._max_message:
+            raise LimitExceeded(
+                f"a message of run {self._run_id!r} has grown beyond {self._max_message} characters",
+                code="event.too_large",
+                retryable=False,
+            )
+
+    def seal(self, ctx: Context, *, interrupted: bool = False, error_code: str | None = None, own_actions: bool = True) -> Said:
+        """The agent's open message as an event.
+
+        Args:
+            ctx: The agent's context.
+            interrupted: It was cut off.
+            error_code: By what.
+            own_actions: Whether what the agent has set for its next event goes with it.
+        """
+        message = ctx._message
+        assert message is not None, "only called with an open message"
+        ctx._message = None
+        streamed = self._writing.pop(message.id, None) is not None
+        event = self.event(
+            ctx,
+            id=message.id,
+            content=message.content(),
+            interrupted=interrupted,
+            error_code=error_code,
+            own_actions=own_actions,
+        )
+        return event, message if streamed else None
+
+    def interrupt_all(self) -> list[Said]:
+        """Seals every open message as interrupted."""
+        return [self.seal(ctx, interrupted=True) for ctx in list(self._writing.values())]
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def said(self, ctx: Context, item: Content | Event) -> Said:
+        """Something that was yielded or returned whole, as an event."""
+        fields: dict[str, Any] = {"content": item} if isinstance(item, Content) else _said_fields(item)
+        return self.event(ctx, **fields), None
+
+    def returned(self, ctx: Context, value: Any) -> Said | None:
+        """An async function's return value as its last event; text becomes the open message.
+
+        Raises:
+            AgentError: `agent.bad_yield` if it is not a JSON value.
+        """
+        if isinstance(value, str):
+            if value:
+                # Nothing of it is sent in pieces: it comes whole.
+                ctx._message = message = OpenMessage(platform.new_id(), self._run_id, ctx.agent.name, ctx.branch)
+                message.add(str(value))
+            return None
+        if isinstance(value, Content | Event):
+            return self.said(ctx, value)
+        try:
+            output = jsonvalue.copy(value, where="the return value")
+        except SojournError as error:
+            raise AgentError(
+                f"agent {ctx.agent_name!r} returned {shown(value)}: {error.message}", code="agent.bad_yield"
+            ) from None
+        return self.event(ctx, output=output), None
+
+    def event(
+        self, ctx: Context, *, id: str = "", actions: EventActions | None = None, own_actions: bool = True, **fields: Any
+    ) -> Event:
+        """An event of the agent's, with its identity; what the agent set for its next event goes with it."""
+        branch = ctx.branch
+        ordinal = self.ordinals.get(branch, 1)
+        self.ordinals[branch] = ordinal + 1
+        if "author" not in fields:
+            fields["author"] = ctx.agent.name
+        event = Event(
+            id=id or platform.new_id(),
+            run_id=self._run_id,
+            timestamp=platform.now(),
+            branch=branch,
+            ordinal=ordinal,
+            attempt=self._attempt,
+            actions=self._actions(ctx, actions, own_actions),
+            **fields,
+        )
+        if not event.interrupted and (event.output is not None or event.content is not None):
+            ctx._output = event.output if event.output is not None else event.text or None
+        return event
+
+    def _actions(self, ctx: Context, given: EventActions | None, own: bool) -> EventActions:
+        """Joins the actions of a yielded event with the pending ones of the context."""
+        pending = ctx.state.take()
+        if given is None and pending is None and not ctx.has_actions():
+            return _NO_ACTIONS
+        fields: dict[str, Any] = {}
+        if own and ctx._actions is not None:
+            fields.update((name, getattr(ctx._actions, name)) for name in ctx._actions.model_fields_set)
+            ctx._actions = None
+        delta = pending or StateDelta()
+        if given is not None:
+            fields.update((name, getattr(given, name)) for name in given.model_fields_set - _STATE_FIELDS)
+            if given.changes_state:
+                own_delta = StateDelta.of(given)
+                ctx.state.apply(own_delta)
+                delta.join(own_delta)
+            if given.escalate:
+                ctx._escalated = True
+            if given.transfer_to_agent is not None:
+                ctx.transfer_to(given.transfer_to_agent)
+                ctx._transfer_told = True
+        if delta:
+            ctx.state.stored(delta)
+            fields.update(delta.durable().as_actions())
+        if ctx._artifact_delta:
+            fields["artifact_delta"] = {**fields.get("artifact_delta", {}), **ctx._artifact_delta}
+            ctx._artifact_delta = None
+        if own and ctx._transfer is not None and not ctx._transfer_told:
+            fields["transfer_to_agent"] = ctx._transfer
+            ctx._transfer_told = True
+        return EventActions(**fields) if fields else _NO_ACTIONS
+
+
+_STATE_FIELDS = {"state_delta", "state_deleted", "state_increments"}
+
+_SAID_FIELDS = (
+    "content", "output", "long_running_tool_ids", "usage_metadata", "custom_metadata", "error_code", "error_message",
+    "interrupted", "turn_complete",
+)  # fmt: skip
+
+
+def _said_fields(event: Event) -> dict[str, Any]:
+    """What a yielded event says; its identity and numbers are the runner's."""
+    fields: dict[str, Any] = {name: getattr(event, name) for name in _SAID_FIELDS if name in event.model_fields_set}
+    if event.author and event.author != USER:
+        fields["author"] = event.author
+    if event.actions.model_fields_set:
+        fields["actions"] = event.actions
+    return fields
+
+
+def shown(value: Any) -> str:
+    """A value of any type, short, for an error message."""
+    text = repr(value)
+    return f"{type(value).__name__} {text[:80]}{'…' if len(text) > 80 else ''}"
