@@ -22,11 +22,10 @@ import tempfile
 import textwrap
 import threading
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -43,8 +42,8 @@ SECONDS_PER_WORD = 0.004
 WIDTH = 88
 """Characters in a line of an answer."""
 
-MOST_TOPICS = 30
-"""Words of a question that are looked at: no question about one thing has more."""
+LONGEST_QUESTION = 1000
+"""Characters of a question that are looked at: nobody asks about one thing in more."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -54,7 +53,7 @@ def _words(text: str) -> frozenset[str]:
 # Importing these opens a browser, prints a poem, needs a screen or another system, or says nothing to a reader.
 SKIPPED = _words("""
     antigravity distutils encodings ensurepip genericpath idlelib lib2to3 msilib msvcrt nt ntpath nturl2path opcode posix
-    posixpath pydoc_data pyexpat readline rlcompleter site sre_compile sre_constants sre_parse test this tkinter turtle
+    posixpath pydoc_data pyexpat readline rlcompleter site sre_compile sre_constants sre_parse test tests this tkinter turtle
     turtledemo winreg winsound
 """)
 
@@ -117,7 +116,7 @@ class Catalogue:
         """Adds an entry."""
         self.entries[entry.name] = entry
         own = entry.name.rpartition(".")[2]
-        weights: Counter[str] = Counter()
+        weights: defaultdict[str, float] = defaultdict(float)
         # A name of one word is about that word; one of three is about each a little.
         naming = 2 + 2 / max(1, len(words_of(own)))
         for weight, text in ((0.5, entry.doc[:1000]), (1.5, entry.summary), (1.5, entry.module), (naming, own)):
@@ -154,10 +153,10 @@ class Catalogue:
         called = [n for n in self.entries if n.rpartition(".")[2] == meant[0]]
         return sorted(called, key=lambda n: (self.entries[n].module not in EVERYDAY, len(n), n))[:1]
 
-    def _scores(self, asked: list[str]) -> Counter[str]:
+    def _scores(self, asked: list[str]) -> dict[str, float]:
         """How well entries fit; those that fit less than half of what was asked are left out."""
-        scores: Counter[str] = Counter()
-        covered: Counter[str] = Counter()
+        scores: defaultdict[str, float] = defaultdict(float)
+        covered: defaultdict[str, float] = defaultdict(float)
         total = 0.0
         for word in dict.fromkeys(asked):
             found: dict[str, float] = {}
@@ -170,7 +169,7 @@ class Catalogue:
                 scores[name] += rarity * weight
                 covered[name] += rarity if weight > 1 else rarity / 2
         fitting = (name for name in scores if covered[name] >= total / 2)
-        return Counter({name: scores[name] * covered[name] / total for name in fitting})
+        return {name: scores[name] * covered[name] / total for name in fitting}
 
     def _known(self, word: str) -> Iterator[tuple[str, float]]:
         """The words of the catalogue that a word may mean, and how surely."""
@@ -192,8 +191,7 @@ def words_of(text: str) -> list[str]:
 
 def topics(question: str) -> list[str]:
     """The words of a question that say what it is about."""
-    words = (match[0] for match in re.finditer(r"[\w.]*\w", question))
-    return list(islice((word for word in words if word.lower() not in FILLER), MOST_TOPICS))
+    return [word for word in re.findall(r"[\w.]*\w", question) if word.lower() not in FILLER]
 
 
 _lock = threading.Lock()
@@ -220,17 +218,17 @@ def _make_catalogue() -> Catalogue:
 
 def _modules() -> Iterator[tuple[str, ModuleType]]:
     """The library's modules with their names, packages before what is in them."""
-    names = [n for n in sorted(sys.stdlib_module_names) if not n.startswith("_") and n not in SKIPPED]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in (*names, "os.path"):
-            if (module := _import(name)) is None:
-                continue
-            yield name, module
-            for inner in pkgutil.iter_modules(getattr(module, "__path__", ())):
-                full = f"{name}.{inner.name}"
-                if not inner.name.startswith("_") and (submodule := _import(full)) is not None:
-                    yield full, submodule
+        yield from _import_all("", [*sorted(sys.stdlib_module_names), "os.path"])
+
+
+def _import_all(prefix: str, names: Iterable[str]) -> Iterator[tuple[str, ModuleType]]:
+    for name in names:
+        full = prefix + name
+        if not name.startswith("_") and name not in SKIPPED and (module := _import(full)) is not None:
+            yield full, module
+            yield from _import_all(f"{full}.", [inner.name for inner in pkgutil.iter_modules(getattr(module, "__path__", ()))])
 
 
 def _import(name: str) -> ModuleType | None:
@@ -366,7 +364,7 @@ classes = agent(name="classes", description="Knows classes.")(specialist)
 @agent(name="librarian", description="Finds what a question is about.", sub_agents=[modules, functions, classes])
 async def desk(ctx: Context) -> AsyncIterator[str]:
     """Finds what a question is about, and hands over to the specialist for it."""
-    question = ctx.user_content.text
+    question = ctx.user_content.text[:LONGEST_QUESTION]
     asked = ctx.state.get("asked", [])
     if not topics(question) and not (asked and re.search(r"\w", question)):
         yield "Ask me about Python's standard library: a name like json.dumps, or a task like 'copy a file'."

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from sojourn.memory.inmemory import InMemoryMemoryService
-from sojourn.memory.types import Memory, MemoryPage
+from sojourn.memory.types import Memory
+from sojourn.page import Page
 from sojourn.testing.memory_conformance import MemoryServiceConformance
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +75,7 @@ class SharesItsValues(InMemoryMemoryService):
     async def list_memories(self, app_name, user_id, **options):
         page = await super().list_memories(app_name, user_id, **options)
         user = self._users[app_name, user_id]
-        return MemoryPage([user.entries[entry.id] for entry in page.items], page.next)
+        return Page([user.entries[entry.id] for entry in page.items], page.next)
 
 
 class TakesNoIdsForAll(InMemoryMemoryService):
@@ -95,7 +96,7 @@ class PagesByNumber(InMemoryMemoryService):
     async def list_memories(self, app_name, user_id, *, limit=100, after=None):
         start = int(after or 0)
         page = await super().list_memories(app_name, user_id, limit=1000)
-        return MemoryPage(page.items[start : start + limit], str(start + limit) if len(page.items) > start + limit else None)
+        return Page(page.items[start : start + limit], str(start + limit) if len(page.items) > start + limit else None)
 
 
 class AddsUpToTheFirstBadOne(InMemoryMemoryService):

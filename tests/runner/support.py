@@ -4,18 +4,25 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
+
 from sojourn.errors import SojournError, Unavailable
 from sojourn.event import Event, Partial
 from sojourn.runner.runner import Runner
 from sojourn.session.types import SessionKey
 from sojourn.store.inmemory import InMemorySessionService
-from sojourn.testing.faults import FaultyStore, Fault, fail_before
+from sojourn.testing.faults import Fault, FaultyStore, fail_before
 
 APP = "app"
 USER = "alice"
 SESSION = "s1"
 KEY = SessionKey(APP, USER, SESSION)
 SEEDS = 20
+
+
+def bug(number, reason):
+    """Marks a test that shows a known bug."""
+    return pytest.mark.xfail(strict=True, reason=f"{number}: {reason}")
 
 
 def make_runner(agent, store=None, **fields):
@@ -30,9 +37,7 @@ async def idle():
 
 async def log_of(store, session_id=SESSION, *, user_id=USER, superseded=False):
     """A session's events."""
-    return await store.list_events(
-        app_name=APP, user_id=user_id, session_id=session_id, limit=1000, superseded=superseded
-    )
+    return await store.list_events(app_name=APP, user_id=user_id, session_id=session_id, limit=1000, superseded=superseded)
 
 
 async def said_in(store, session_id=SESSION, **options):

@@ -26,7 +26,9 @@ class ExitCode(IntEnum):
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _LIBRARIES = tuple(
-    os.path.realpath(path) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_path(name))
+    os.path.realpath(path) + os.sep
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    if (path := sysconfig.get_path(name))
 )
 
 

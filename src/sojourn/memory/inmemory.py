@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.bm25 import Bm25Index
-from sojourn.memory.rules import check_owner, check_page, check_query, checked, copied, entries_of, page_token
-from sojourn.memory.types import Memory, MemoryPage
+from sojourn.memory.rules import check_owner, check_query, checked, copied, entries_of
+from sojourn.memory.types import Memory
 from sojourn.memory.words import words_of
+from sojourn.page import Page, check_page, page_after, page_token
 
 
 class _UserMemory:
@@ -93,16 +94,17 @@ class InMemoryMemoryService:
         best = heapq.nsmallest(limit, ranks)
         return [copied(user.entries[entry_id], score=-negative) for negative, _, entry_id in best]
 
-    async def list_memories(self, app_name: str, user_id: str, *, limit: int = 100, after: str | None = None) -> MemoryPage:
+    async def list_memories(self, app_name: str, user_id: str, *, limit: int = 100, after: str | None = None) -> Page[Memory]:
         """Lists the user's entries, newest first."""
         owner = check_owner(app_name, user_id)
-        position = check_page(limit, after)
+        check_page(limit)
+        position = page_after(after)
         user = self._users.get(owner)
         ranks = sorted(_newest_first(entry) for entry in user.entries.values()) if user else []
         if position is not None:
             ranks = [rank for rank in ranks if rank > (-position[0], position[1])]
         items = [copied(user.entries[entry_id]) for _, entry_id in ranks[:limit]] if user else []
-        return MemoryPage(items, page_token(items[-1]) if len(ranks) > limit else None)
+        return Page(items, page_token(items[-1].timestamp, items[-1].id) if len(ranks) > limit else None)
 
     async def forget(
         self, app_name: str, user_id: str, *, session_id: str | None = None, ids: Sequence[str] | None = None

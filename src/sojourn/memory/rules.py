@@ -94,29 +94,5 @@ def check_query(query: object, limit: object, min_score: object) -> None:
         raise InvalidInput(f"min_score is {min_score!r}; give a number from 0 to 1", code="memory.invalid_query")
 
 
-def check_page(limit: object, after: str | None) -> tuple[float, str] | None:
-    """The position that a page starts after; None for the first page.
-
-    Raises:
-        InvalidInput: `page.invalid`.
-    """
-    if not _is_limit(limit):
-        raise InvalidInput(f"limit is {limit!r}; give 1 to {MAX_LIMIT}", code="page.invalid")
-    if after is None:
-        return None
-    timestamp, mark, entry_id = after.partition("~")
-    try:
-        if mark and math.isfinite(float(timestamp)):
-            return float(timestamp), entry_id
-    except ValueError:
-        pass
-    raise InvalidInput(f"{after!r} is not a page token; pass MemoryPage.next of the page before", code="page.invalid")
-
-
-def page_token(entry: Memory) -> str:
-    """The token of the page that starts after this entry."""
-    return f"{entry.timestamp!r}~{entry.id}"
-
-
 def _is_limit(limit: object) -> bool:
     return isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_LIMIT

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from sojourn.event import Event
-from sojourn.memory.types import Memory, MemoryPage
+from sojourn.memory.types import Memory
+from sojourn.page import Page
 
 
 @runtime_checkable
@@ -84,7 +85,7 @@ class MemoryService(Protocol):
         """
         ...
 
-    async def list_memories(self, app_name: str, user_id: str, *, limit: int = 100, after: str | None = None) -> MemoryPage:
+    async def list_memories(self, app_name: str, user_id: str, *, limit: int = 100, after: str | None = None) -> Page[Memory]:
         """Lists the user's entries, newest timestamp first, then by id.
 
         Entries that are neither added nor forgotten meanwhile are listed exactly once.
@@ -93,7 +94,7 @@ class MemoryService(Protocol):
             app_name: The app.
             user_id: The user.
             limit: At most this many, 1 to 1,000.
-            after: `MemoryPage.next` of the page before.
+            after: `Page.next` of the page before.
 
         Raises:
             InvalidInput: `page.invalid` for a limit or a token that cannot be.

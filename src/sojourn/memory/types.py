@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -44,16 +43,3 @@ class Memory(Value):
     def text(self) -> str:
         """The text that is remembered."""
         return self.content.text
-
-
-@dataclass(slots=True, frozen=True)
-class MemoryPage:
-    """A piece of a listing.
-
-    Attributes:
-        items: The entries, in the listing's order.
-        next: Pass it as `after` to get the next page; None if there is none.
-    """
-
-    items: list[Memory]
-    next: str | None = None

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from sojourn.event import Event
+from sojourn.page import Page
 from sojourn.run.status import Move
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.session.service import SessionService
 from sojourn.session.state import StateDelta
-from sojourn.session.types import Page, Session, SessionKey
+from sojourn.session.types import Session, SessionKey
 
 MAX_DEATHS = 3
 """Attempts ended by the death of their process after which a run is not tried again."""

@@ -16,6 +16,7 @@ from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError
 from sojourn.event import USER, Event
 from sojourn.ids import check_id
 from sojourn.memory.service import MemoryService
+from sojourn.page import Page
 from sojourn.run.config import RunConfig, StreamingMode
 from sojourn.run.status import RunStatus
 from sojourn.run.store import NewRun, Store
@@ -29,7 +30,7 @@ from sojourn.runner.hub import Hub
 from sojourn.runner.lifecycle import CloseReport
 from sojourn.runner.plugins import change
 from sojourn.runner.services import Services
-from sojourn.session.types import Page, Session, SessionKey
+from sojourn.session.types import Session, SessionKey
 
 Message = str | Content
 """What a user says."""

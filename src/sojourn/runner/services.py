@@ -12,6 +12,7 @@ from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.types import Memory
+from sojourn.page import MAX_PAGE
 from sojourn.run.config import RunConfig
 from sojourn.run.store import Store
 from sojourn.run.types import RunRecord
@@ -19,7 +20,6 @@ from sojourn.runner.config import Default, RunnerConfig
 from sojourn.runner.plugins import PluginChain
 from sojourn.session.types import Session, SessionKey
 from sojourn.store.inmemory import InMemorySessionService
-from sojourn.store.rules import MAX_PAGE
 
 logger = logging.getLogger("sojourn.run")
 

@@ -154,7 +154,7 @@ class Speech:
         if given is not None:
             fields.update((name, getattr(given, name)) for name in given.model_fields_set - _STATE_FIELDS)
             if given.changes_state:
-                own_delta = StateDelta.of(given)
+                own_delta = StateDelta.of_all(given)
                 ctx.state.apply(own_delta)
                 delta.join(own_delta)
             if given.escalate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sojourn import jsonvalue
@@ -14,6 +15,9 @@ from sojourn.session.types import Session
 
 INLINE_BYTES = 65_536
 """Bytes in a part beyond which they become an artifact."""
+
+# What an agent calls its bytes must not decide whether they are kept.
+_MIME_TYPE = re.compile(r"[!-~]+/[!-~]+")
 
 SPILLED = "spilled"
 """Key in `custom_metadata` under which an event names what was moved: `text:<part>`, `response:<part>` or `output`."""
@@ -54,7 +58,8 @@ async def spill(event: Event, service: ArtifactService, session: Session, max_by
 
     async def save(label: str, data: bytes, mime_type: str) -> str:
         name = f"spilled/{event.id}/{label.replace(':', '-')}"
-        version = delta[name] = await service.save_artifact(scope, name, data, mime_type=mime_type)
+        kind = mime_type if _MIME_TYPE.fullmatch(mime_type) else "application/octet-stream"
+        version = delta[name] = await service.save_artifact(scope, name, data, mime_type=kind)
         return artifact_uri(name, version)
 
     def changed() -> Event:

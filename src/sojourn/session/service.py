@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from sojourn.event import Event
-from sojourn.session.types import History, Page, Session, SessionKey
+from sojourn.page import Page
+from sojourn.session.types import History, Session, SessionKey
 
 
 @runtime_checkable

@@ -44,7 +44,16 @@ class StateDelta:
 
     @classmethod
     def of(cls, actions: EventActions) -> StateDelta:
-        """The changes that an event makes, without `temp:` keys.
+        """The changes that an event makes and that are stored: those without `temp:` keys.
+
+        Raises:
+            InvalidInput: As `of_all`.
+        """
+        return cls.of_all(actions).durable()
+
+    @classmethod
+    def of_all(cls, actions: EventActions) -> StateDelta:
+        """All changes that an event makes.
 
         Raises:
             InvalidInput: `state.invalid_key`, `json.invalid`, or `state.conflicting_delta` if a key is in two fields.
@@ -60,7 +69,7 @@ class StateDelta:
             if key in delta.values or key in delta.deleted:
                 raise _conflicting(key)
             delta.increments[check_key(key)] = check_number(by)
-        return delta.durable()
+        return delta
 
     @classmethod
     def of_values(cls, values: dict[str, Any] | None) -> StateDelta:

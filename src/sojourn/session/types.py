@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
+
+from pydantic import Field
 
 from sojourn.content import Value
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.jsonvalue import JsonValue
-from pydantic import Field
-
-T = TypeVar("T")
 
 
 class SessionKey(NamedTuple):
@@ -66,19 +64,6 @@ class Session(Value):
     def key(self) -> SessionKey:
         """What names this session."""
         return SessionKey(self.app_name, self.user_id, self.id)
-
-
-@dataclass(slots=True, frozen=True)
-class Page(Generic[T]):
-    """A piece of a listing.
-
-    Attributes:
-        items: The items, in the listing's order.
-        next: Pass it as `after` to get the next page; None if there is none.
-    """
-
-    items: list[T]
-    next: str | None = None
 
 
 class History(NamedTuple):

@@ -11,11 +11,12 @@ from sojourn import jsonvalue, platform
 from sojourn.errors import Conflict
 from sojourn.event import Event
 from sojourn.ids import check_id
+from sojourn.page import Page, check_page, page_after, page_token
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.session.state import StateDelta
-from sojourn.session.types import History, Page, Session, SessionKey
+from sojourn.session.types import History, Session, SessionKey
 from sojourn.store.rules import (
     MISSING,
     Owner,
@@ -23,7 +24,6 @@ from sojourn.store.rules import (
     cancelled,
     check_delta,
     check_ids,
-    check_page,
     check_window,
     closed_by,
     dropped,
@@ -33,8 +33,6 @@ from sojourn.store.rules import (
     interrupt_not_found,
     open_for,
     owner_of,
-    page_after,
-    page_token,
     put_back,
     run_ambiguous,
     run_not_finished,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,8 +14,6 @@ from sojourn.run.store import Fence, NewRun
 from sojourn.run.types import Interrupt, RunError, RunRecord
 from sojourn.session.state import APP, USER, StateDelta, check_key, check_number
 from sojourn.session.types import SessionKey
-
-MAX_PAGE = 1000
 
 MISSING: Any = object()
 """In place of a value: the key is absent."""
@@ -31,12 +28,6 @@ def check_ids(*, app_name: str, user_id: str | None = None, session_id: str | No
         check_id(user_id, "user_id")
     if session_id is not None:
         check_id(session_id, "session_id")
-
-
-def check_page(limit: int) -> None:
-    """Refuses a page size outside of 1 to 1,000 with `page.invalid`."""
-    if not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE:
-        raise InvalidInput(f"limit is {limit!r}; give 1 to {MAX_PAGE}", code="page.invalid")
 
 
 def check_window(limit: int | None) -> None:
@@ -57,24 +48,6 @@ def check_delta(delta: StateDelta) -> StateDelta:
     for key, by in delta.increments.items():
         checked.increments[check_key(key)] = check_number(by)
     return checked.durable()
-
-
-def page_token(created_at: float, tie: str) -> str:
-    """The token of the page that starts after this position."""
-    return f"{created_at!r}~{tie}"
-
-
-def page_after(token: str | None) -> tuple[float, str] | None:
-    """The position that a page token names; `page.invalid` if it is none of ours."""
-    if token is None:
-        return None
-    created_at, sep, tie = token.partition("~") if isinstance(token, str) else ("", "", "")
-    try:
-        if sep and math.isfinite(position := float(created_at)):
-            return position, tie
-    except ValueError:
-        pass
-    raise InvalidInput(f"{token!r} is not a page token; pass Page.next of the page before", code="page.invalid")
 
 
 def same_input(known: RunRecord, run: NewRun) -> None:

@@ -20,10 +20,11 @@ from typing import Any, Literal, TypeVar
 
 from sojourn.errors import Unavailable
 from sojourn.event import Event
+from sojourn.page import Page
 from sojourn.run.status import Move
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Store, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
-from sojourn.session.types import History, Page, Session, SessionKey
+from sojourn.session.types import History, Session, SessionKey
 
 T = TypeVar("T")
 

@@ -1,7 +1,6 @@
 """The cases on reading a session's log: `list_events`, `get_session(events=n)` and the windows of `history`."""
 
 # A case is told by its name.
-# ruff: noqa: D102
 
 from __future__ import annotations
 

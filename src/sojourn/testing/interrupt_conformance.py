@@ -1,7 +1,6 @@
 """The cases on questions to people: asking, waiting, answering once, expiring."""
 
 # A case is told by its name.
-# ruff: noqa: D102
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The cases on a run's record and its moves: submit, begin, cancel, close, take over, requeue, and reading runs."""
 
 # A case is told by its name.
-# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ from sojourn.testing.builders import (
 )
 from sojourn.testing.session_conformance import BAD_IDS
 from sojourn.testing.suite import StoreSuite, manual_clock, raises, unchanged
-from sojourn.testing.world import all_runs
+from sojourn.testing.world import all_runs, assert_same_world, read_world
 
 _LEGAL = {(t.source, t.move): t.target for t in TRANSITIONS}
 _UNKNOWN = 987_654_321
@@ -630,10 +629,9 @@ class RunConformance(StoreSuite):
         await ask(store, run, 2)
         await finished(store, "r2", None, "done")
         queued = (await store.submit(new_run("r3"), begin=False)).record
-        async with unchanged(store):
-            before = await store.get_run("shop", "r1")
-            store = await self.reopen(store)
-        assert await store.get_run("shop", "r1") == before
+        before = await read_world(store, ["shop"])
+        store = await self.reopen(store)
+        assert_same_world(await read_world(store, ["shop"]), before)
         await reply(store, run)
         begun = await store.begin(run.uid)
         assert begun.session.state == {}

@@ -5,7 +5,6 @@ runs cases of a suite against any store, without pytest's collection.
 """
 
 # What a saboteur's methods do is told by the seam, and what is wrong with them by the class.
-# ruff: noqa: D102
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The cases that every `SessionService` passes: creating, reading, listing, patching and deleting sessions."""
 
 # A case is told by its name.
-# ruff: noqa: D102
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The cases on the state that runs write: deltas, increments, what an attempt finds, and what is put back."""
 
 # A case is told by its name.
-# ruff: noqa: D102
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ and the same chance.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ from sojourn.session.state import StateDelta
 from sojourn.session.types import Session, SessionKey
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.builders import answer_event, event, message, new_run, question, question_event, session_key, step
-from sojourn.testing.clock import NOON, ManualPlatform
+from sojourn.testing.clock import ManualPlatform
 from sojourn.testing.world import assert_same_world, read_world
 
 T = TypeVar("T")
@@ -163,8 +164,10 @@ class StoreComparison(RuleBasedStateMachine):
         super().__init__()
         self._runner = asyncio.Runner()
         self._directory = tempfile.TemporaryDirectory()
-        self._now = NOON
+        self._clock = ManualPlatform()
         self._step = 0
+        self._ending = contextlib.ExitStack()
+        self._ending.enter_context(platform.use(self._clock))
 
     def teardown(self) -> None:
         """Closes both stores."""
@@ -172,6 +175,7 @@ class StoreComparison(RuleBasedStateMachine):
             if hasattr(self, "tested"):
                 self._runner.run(self.tested.store.close())
         finally:
+            self._ending.close()
             self._runner.close()
             self._directory.cleanup()
 
@@ -289,17 +293,15 @@ class StoreComparison(RuleBasedStateMachine):
             self._both(lambda side: side.store.requeue_lost(side.uids[run]))
             self._both(lambda side: side.store.begin(side.uids[run]))
 
-        async def call(side: _Side) -> Any:
-            record = await self.model.store.get_run("shop", run[1], run[0])
-            stored = [e for e in await self.model.store.run_events(self.model.uids[run]) if not e.superseded]
-            events = [e.evolve(attempt=record.attempt, seq=None, pos=None, supersedes=None) for e in stored[: keep + 1]]
-            if len(events) > keep:
-                events[keep:] = [_changed(events[keep], change)]
-            events += [spec.of(record) for spec in more]
-            live = {e.branch: (e.ordinal or 0) + 1 for e in sorted(events, key=lambda e: e.ordinal or 0)} if told else None
-            return await side.store.append(Fence(side.uids[run], record.attempt), Batch(events=events, move=move, live=live))
-
-        self._both(call)
+        record = self._record(run)
+        stored = [e for e in self._runner.run(self.model.store.run_events(self.model.uids[run])) if not e.superseded]
+        events = [e.evolve(attempt=record.attempt, seq=None, pos=None, supersedes=None) for e in stored[: keep + 1]]
+        if len(events) > keep:
+            events[keep:] = [_changed(events[keep], change)]
+        events += [spec.of(record) for spec in more]
+        live = {e.branch: (e.ordinal or 0) + 1 for e in sorted(events, key=lambda e: e.ordinal or 0)} if told else None
+        batch = Batch(events=events, move=move, live=live)
+        self._both(lambda side: side.store.append(Fence(side.uids[run], record.attempt), batch))
 
     @precondition(lambda self: self.model.uids)
     @rule(data=st.data(), interrupt_id=_ids, value=_answers)
@@ -307,11 +309,7 @@ class StoreComparison(RuleBasedStateMachine):
         """Answers a question, open or not."""
         run = data.draw(self._known())
 
-        async def call(side: _Side) -> Any:
-            record = await self.model.store.get_run("shop", run[1], run[0])
-            return await side.store.answer(side.uids[run], interrupt_id, value, answer_event(record, interrupt_id, value))
-
-        self._both(call)
+        self._answer(run, interrupt_id, value)
 
     @precondition(lambda self: self._asked())
     @rule(data=st.data(), value=_answers)
@@ -319,11 +317,7 @@ class StoreComparison(RuleBasedStateMachine):
         """Answers an open question."""
         run, interrupt_id = data.draw(st.sampled_from(self._asked()))
 
-        async def call(side: _Side) -> Any:
-            record = await self.model.store.get_run("shop", run[1], run[0])
-            return await side.store.answer(side.uids[run], interrupt_id, value, answer_event(record, interrupt_id, value))
-
-        self._both(call)
+        self._answer(run, interrupt_id, value)
 
     @precondition(lambda self: self.model.uids)
     @rule(data=st.data(), reason=st.sampled_from(["first", "second"]))
@@ -356,7 +350,7 @@ class StoreComparison(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 5.0]))
     def wait(self, seconds: float) -> None:
         """Lets time pass."""
-        self._now += seconds
+        self._clock.advance(seconds)
 
     @precondition(lambda self: self.durable)
     @rule()
@@ -381,24 +375,29 @@ class StoreComparison(RuleBasedStateMachine):
     def _both(self, call: Callable[[_Side], Awaitable[Any]]) -> None:
         """Makes the same call on both stores, at the same time and with the same chance, and compares what comes back."""
         self._step += 1
-        self._now += 1.0
+        self._clock.advance(1.0)
         expected, found = (self._outcome(side, call) for side in (self.model, self.tested))
         assert_same_world({"result": found}, {"result": expected})
 
     def _outcome(self, side: _Side, call: Callable[[_Side], Awaitable[Any]]) -> Any:
-        with platform.use(ManualPlatform(self._now, seed=self._step)):
+        with platform.use(ManualPlatform(self._clock.now(), seed=self._step)):
             try:
                 return _plain(self._runner.run(_opened(call(side))))
             except SojournError as error:
                 return type(error).__name__, error.code
 
     def _append(self, run: tuple[str, str], drawn: dict[str, Any], stale: int) -> None:
-        async def call(side: _Side) -> Any:
-            record = await self.model.store.get_run("shop", run[1], run[0])
-            attempt = max(record.attempt + stale, 0)
-            return await side.store.append(Fence(side.uids[run], attempt), _batch(record.evolve(attempt=attempt), drawn))
+        record = self._record(run)
+        record = record.evolve(attempt=max(record.attempt + stale, 0))
+        batch = _batch(record, drawn)
+        self._both(lambda side: side.store.append(Fence(side.uids[run], record.attempt), batch))
 
-        self._both(call)
+    def _answer(self, run: tuple[str, str], interrupt_id: str, value: Any) -> None:
+        event = answer_event(self._record(run), interrupt_id, value)
+        self._both(lambda side: side.store.answer(side.uids[run], interrupt_id, value, event))
+
+    def _record(self, run: tuple[str, str]) -> RunRecord:
+        return self._runner.run(self.model.store.get_run("shop", run[1], run[0]))
 
     def _known(self) -> st.SearchStrategy[tuple[str, str]]:
         return st.sampled_from(sorted(self.model.uids))

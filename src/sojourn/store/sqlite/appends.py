@@ -16,7 +16,7 @@ from sojourn.session.state import StateDelta
 from sojourn.session.types import SessionKey
 from sojourn.store.planning import ENDING, Planned, Planner, add_usage
 from sojourn.store.rules import check_delta, fenced
-from sojourn.store.sqlite import log, runs, state
+from sojourn.store.sqlite import log, records, runs, state
 from sojourn.store.sqlite.log import Entry, entry_of
 from sojourn.store.sqlite.messages import Messages
 from sojourn.store.sqlite.rows import EVENT, Row, dump, dump_error, event_of, load, load_usage, load_words, path_of
@@ -228,7 +228,7 @@ def append(conn: sqlite3.Connection, fence: Fence, new: Prepared, messages: Mess
         raise fenced(None, fence)
     head = _Head._make(row)
     if head.status != "running" or head.attempt != fence.attempt:
-        raise fenced(runs.get(conn, uid), fence)
+        raise fenced(records.get(conn, uid), fence)
     batch = new.batch
     status = RunStatus.RUNNING if batch.move is None else move(RunStatus.RUNNING, batch.move, run_id=head.id)
     if batch.move is Move.WAIT and head.answered:

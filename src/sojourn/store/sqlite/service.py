@@ -12,13 +12,18 @@ from sojourn import jsonvalue, platform
 from sojourn.errors import InvalidInput
 from sojourn.event import Event
 from sojourn.ids import check_id
+from sojourn.page import Page, check_page
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.session.state import StateDelta
-from sojourn.session.types import History, Page, Session, SessionKey
-from sojourn.store.rules import cancelled, check_ids, check_page, check_window
-from sojourn.store.sqlite import appends, history, runs, sessions
+from sojourn.session.types import History, Session, SessionKey
+from sojourn.store.rules import (
+    cancelled,
+    check_ids,
+    check_window,
+)
+from sojourn.store.sqlite import appends, history, records, runs, sessions, submits
 from sojourn.store.sqlite.connection import Synchronous, connect
 from sojourn.store.sqlite.executor import ExecutorRole
 from sojourn.store.sqlite.log import entry_of
@@ -126,17 +131,10 @@ class SQLiteSessionService:
     # -- runs: what an executor does --------------------------------------------------------------------------------
 
     async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
-        new = runs.submission_of(run)
+        new = submits.submission_of(run)
         messages = self._messages
-
-        def op(conn: Any) -> Submitted:
-            submitted = runs.submit(conn, new, begin)
-            if not submitted.known:
-                messages.put(submitted.record.uid, new.message)
-            return submitted
-
         await self._execute_runs()
-        return await self._write(op, self._saw_submitted)
+        return await self._write(lambda conn: submits.submit(conn, new, begin, messages), self._saw_submitted)
 
     async def begin(self, run_uid: int) -> Begun:
         await self._execute_runs()
@@ -158,7 +156,7 @@ class SQLiteSessionService:
     async def unfinished(self, app_name: str) -> list[RunRecord]:
         # In the thread that keeps the watch, so that no run is told twice.
         check_ids(app_name=app_name)
-        return await self._writer.call(lambda conn: runs.unfinished(conn, app_name), committed=self._watch.listed)
+        return await self._writer.call(lambda conn: records.unfinished(conn, app_name), committed=self._watch.listed)
 
     async def become_executor(self) -> None:
         self._role.claim()
@@ -192,23 +190,23 @@ class SQLiteSessionService:
     async def get_run(self, app_name: str, run_id: str, user_id: str | None = None) -> RunRecord:
         check_ids(app_name=app_name, user_id=user_id)
         check_id(run_id, "run_id")
-        return await self._read(lambda conn: runs.get_by_id(conn, app_name, run_id, user_id))
+        return await self._read(lambda conn: records.get_by_id(conn, app_name, run_id, user_id))
 
     async def list_runs(self, query: RunQuery, *, limit: int = 100, after: str | None = None) -> Page[RunRecord]:
         check_page(limit)
         sessions.key_after(after)
         check_ids(app_name=query.app_name, user_id=query.user_id, session_id=query.session_id)
-        return await self._read(lambda conn: runs.list_page(conn, query, limit, after))
+        return await self._read(lambda conn: records.list_page(conn, query, limit, after))
 
     async def list_interrupts(
         self, app_name: str, *, user_id: str | None = None, session_id: str | None = None, run_uid: int | None = None,
         open_only: bool = True,
     ) -> list[Interrupt]:  # fmt: skip
         check_ids(app_name=app_name, user_id=user_id, session_id=session_id)
-        return await self._read(lambda conn: runs.list_interrupts(conn, app_name, user_id, session_id, run_uid, open_only))
+        return await self._read(lambda conn: records.list_interrupts(conn, app_name, user_id, session_id, run_uid, open_only))
 
     async def list_steps(self, run_uid: int) -> list[Step]:
-        return await self._read(lambda conn: runs.list_steps(conn, run_uid))
+        return await self._read(lambda conn: records.list_steps(conn, run_uid))
 
     async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
         check_page(limit)

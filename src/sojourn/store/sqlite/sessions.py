@@ -6,9 +6,13 @@ import sqlite3
 
 from sojourn import platform
 from sojourn.errors import InvalidInput
+from sojourn.page import Page, page_after, page_token
 from sojourn.session.state import StateDelta
-from sojourn.session.types import Page, Session, SessionKey
-from sojourn.store.rules import page_after, page_token, session_exists, session_not_found
+from sojourn.session.types import Session, SessionKey
+from sojourn.store.rules import (
+    session_exists,
+    session_not_found,
+)
 from sojourn.store.sqlite import history, state
 from sojourn.store.sqlite.rows import MAX_INTEGER, SESSION, Row, session_of
 

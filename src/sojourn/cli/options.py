@@ -1,0 +1,127 @@
+"""The options that commands share, and what they open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sojourn.artifact.file import FileArtifactService
+from sojourn.artifact.service import ArtifactService
+from sojourn.errors import InvalidInput, NotFound
+from sojourn.run.store import Store
+from sojourn.store.database import DatabaseSessionService
+
+HOME = Path(".sojourn")
+DEFAULT_DB = str(HOME / "sojourn.db")
+DEFAULT_USER = "user"
+
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="The agent: file.py:name or package.module:name.", show_default=False)
+]
+DbOption = Annotated[str, typer.Option("--db", metavar="PATH|URL", help="The database: a file, or a URL like sqlite:///my.db.")]
+AppOption = Annotated[
+    str | None, typer.Option("--app", metavar="NAME", help="The app; needed if the database has several.", show_default=False)
+]
+TargetAppOption = Annotated[
+    str | None, typer.Option("--app", metavar="NAME", help="The app; the target's own by default.", show_default=False)
+]
+UserOption = Annotated[
+    str | None, typer.Option("--user", "-u", metavar="ID", help="Only this user's; all users' by default.", show_default=False)
+]
+SpeakerOption = Annotated[str, typer.Option("--user", "-u", metavar="ID", help="Who speaks.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line: the run's frames as they come.")]
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many, the newest; 0 for all.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print tracebacks of errors, and the log.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What a command has opened.
+
+    Attributes:
+        store: Sessions and runs.
+        artifacts: Their artifacts: in the directory `artifacts` beside the database file.
+    """
+
+    store: Store
+    artifacts: ArtifactService
+
+
+@asynccontextmanager
+async def open_storage(db: str, *, create: bool) -> AsyncIterator[Storage]:
+    """Opens the database of a command, and closes it at the end.
+
+    Args:
+        db: A path or a URL.
+        create: Whether to create a database that does not exist.
+
+    Raises:
+        NotFound: `store.not_found` if there is none and none is to be created.
+        InvalidInput: `store.invalid_url`.
+    """
+    path = _file_of(db)
+    if path is not None and not create and not path.exists():
+        raise NotFound(f"there is no database {str(path)!r}; name another one with --db", code="store.not_found")
+    if path == _file_of(DEFAULT_DB) and create:
+        _make_home()
+    store = open_store(db)
+    try:
+        yield Storage(store, FileArtifactService((path.parent if path is not None else HOME) / "artifacts"))
+    finally:
+        await store.close()
+
+
+def open_store(db: str) -> Store:
+    """The store behind `--db`; the file is opened by the first call.
+
+    Raises:
+        InvalidInput: `store.invalid_url`.
+        Unsupported: `store.unsupported_url`.
+    """
+    return DatabaseSessionService(db if "://" in db else f"sqlite:///{os.path.abspath(db)}")
+
+
+def is_default(db: str) -> bool:
+    """Whether that is the database that is used if none is named."""
+    return _file_of(db) == _file_of(DEFAULT_DB)
+
+
+def _file_of(db: str) -> Path | None:
+    """The file of a database; None if it is none."""
+    if "://" not in db:
+        return Path(os.path.abspath(db))
+    scheme, _, rest = db.partition(":///")
+    return Path(os.path.abspath(rest)) if scheme.lower() == "sqlite" and rest else None
+
+
+def _make_home() -> None:
+    if not HOME.exists():
+        HOME.mkdir()
+        # What people said is not to end up in their repositories.
+        (HOME / ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+async def resolve_app(store: Store, app_name: str | None) -> str:
+    """The app that a command is about: the one named, or the only one.
+
+    Raises:
+        InvalidInput: `app.ambiguous` if the database has several.
+        NotFound: `app.not_found` if the database has none, or not the one named.
+    """
+    apps = await store.list_apps()
+    if app_name is None:
+        if len(apps) == 1:
+            return apps[0]
+        if not apps:
+            raise NotFound("there are no sessions in the database; name another one with --db", code="app.not_found")
+        raise InvalidInput(f"the database has several apps: {', '.join(apps)}; say which with --app", code="app.ambiguous")
+    if app_name not in apps:
+        known = ", ".join(apps) or "none"
+        raise NotFound(f"the database has no sessions of an app {app_name!r}; it has: {known}", code="app.not_found")
+    return app_name

@@ -1,0 +1,182 @@
+"""Recording a run."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+from sojourn import jsonvalue, platform
+from sojourn.event import Event
+from sojourn.ids import check_id
+from sojourn.run.status import RunStatus
+from sojourn.run.store import Begun, NewRun, Submitted
+from sojourn.run.types import RunRecord
+from sojourn.store.rules import run_not_finished, run_not_found, same_input, session_busy, session_not_found
+from sojourn.store.sqlite import log, records, sessions, state
+from sojourn.store.sqlite.log import Entry, message_entry_of
+from sojourn.store.sqlite.messages import Messages
+from sojourn.store.sqlite.rows import load, session_of
+
+
+class Submission(NamedTuple):
+    """A run ready to be recorded: encoded and checked."""
+
+    run: NewRun
+    message: Event
+    entry: Entry
+    config: str
+    custom_metadata: str | None
+
+
+def submission_of(run: NewRun) -> Submission:
+    """Encodes and checks a run.
+
+    Raises:
+        InvalidInput: `id.invalid`, `json.invalid`, `state.*`.
+    """
+    run.key.check()
+    check_id(run.id, "run_id")
+    message = run.message.snapshot()
+    return Submission(
+        run,
+        message,
+        message_entry_of(message),
+        jsonvalue.encode(run.config, where="config") if run.config else "{}",
+        None if run.custom_metadata is None else jsonvalue.encode(run.custom_metadata, where="custom_metadata"),
+    )
+
+
+# One row, whether or not the session or the run exist.
+_SUBMIT = """
+    SELECT s.sid, s.uid, s.event_count, s.run_no, s.active_agent, s.created_at, r.uid
+    FROM (SELECT 1)
+    LEFT JOIN sessions s ON s.app_name = ? AND s.user_id = ? AND s.id = ?
+    LEFT JOIN runs r ON r.app_name = ? AND r.id = ? AND r.user_id = ?
+"""
+_BUSY = """
+    SELECT id FROM runs INDEXED BY runs_unfinished
+    WHERE app_name = ? AND sid = ? AND finished_at IS NULL AND status IN ('queued', 'running') LIMIT 1
+"""
+_COUNT_EVENT = "UPDATE sessions SET run_no = ?, event_count = ?, updated_at = ? WHERE sid = ?"
+_INSERT = """
+    INSERT INTO runs (
+        sid, id, app_name, user_id, no, status, attempt, agent, first_seq, message, config, attached, last_pos, retry_of,
+        custom_metadata, created_at, started_at
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class _Place(NamedTuple):
+    """Where a run is recorded: the row of its session, with the numbers that the run gets in it."""
+
+    sid: int
+    uid: str
+    active_agent: str | None
+    created_at: float
+    event_count: int
+    run_no: int
+
+
+def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Messages) -> Submitted:
+    """What `RunStore.submit` does."""
+    run = new.run
+    app_name, user_id, _ = key = run.key
+    sid, session_uid, event_count, run_no, active_agent, created_at, known = conn.execute(
+        _SUBMIT, (*key, app_name, run.id, user_id)
+    ).fetchone()
+    if known is not None:
+        record = records.get(conn, known)
+        same_input(record, run)
+        return Submitted(record, None, True)
+    if sid is None and not run.create_session:
+        raise session_not_found(key)
+    repeated = _repeatable(conn, run, sid)
+    if run.reject_if_busy and sid is not None:
+        busy = conn.execute(_BUSY, (app_name, sid)).fetchone()
+        if busy is not None:
+            raise session_busy(key, busy[0])
+    staged = state.stage_delta(conn, sid or 0, key, new.entry.delta) if begin and new.entry.delta else None
+
+    # All checks are done: from here on, things are written.
+    now = platform.now()
+    if sid is None:
+        sid, session_uid, *_ = sessions.insert(conn, key, event_count=int(begin), run_no=1)
+        place = _Place(sid, session_uid, None, now, 1, 1)
+    else:
+        place = _Place(sid, session_uid, active_agent, created_at, event_count + 1, run_no + 1)
+        if begin:
+            conn.execute(_COUNT_EVENT, (place.run_no, place.event_count, now, sid))
+        else:
+            conn.execute("UPDATE sessions SET run_no = ? WHERE sid = ?", (place.run_no, sid))
+    if repeated is not None:
+        log.supersede(conn, sid, _counting(conn, repeated))
+    if staged is not None:
+        state.store(conn, state.encode(staged, sid))
+    record = _insert(conn, new, place, begin, now)
+    messages.put(record.uid, new.message)
+    if not begin:
+        return Submitted(record, None, False)
+    log.write(conn, sid, place.event_count, record.uid, new.entry, pos=None, ordinal=0, attempt=1)
+    row = (sid, session_uid, *key, active_agent, place.event_count, place.created_at, now)
+    session = session_of(row, state.read(conn, sid, app_name, user_id))
+    return Submitted(record, Begun(record, session, [], []), False)
+
+
+def _insert(conn: sqlite3.Connection, new: Submission, place: _Place, begin: bool, now: float) -> RunRecord:
+    run = new.run
+    app_name, user_id, session_id = run.key
+    if begin:
+        status, attempt, agent, first_seq, message = RunStatus.RUNNING, 1, place.active_agent, place.event_count, None
+    else:
+        status, attempt, agent, first_seq, message = RunStatus.QUEUED, 0, None, None, new.entry.body
+    last_pos, started_at = (1, now) if begin else (0, None)
+    uid = conn.execute(
+        _INSERT,
+        (
+            place.sid, run.id, app_name, user_id, place.run_no, status.value, attempt, agent, first_seq, message, new.config,
+            int(run.attached), last_pos, run.retry_of, new.custom_metadata, now, started_at,
+        ),
+    ).lastrowid  # fmt: skip
+    return RunRecord(
+        uid=uid or 0,
+        id=run.id,
+        app_name=app_name,
+        user_id=user_id,
+        session_id=session_id,
+        session_uid=place.uid,
+        no=place.run_no,
+        status=status,
+        message=new.message.snapshot(),
+        attempt=attempt,
+        agent=agent,
+        config=load(new.config),
+        attached=run.attached,
+        last_pos=last_pos,
+        retry_of=run.retry_of,
+        custom_metadata=None if new.custom_metadata is None else load(new.custom_metadata),
+        created_at=now,
+        started_at=started_at,
+    )
+
+
+def _repeatable(conn: sqlite3.Connection, run: NewRun, sid: int | None) -> int | None:
+    """The finished run of this session that `run` repeats."""
+    if run.retry_of is None:
+        return None
+    row = conn.execute(
+        "SELECT uid, sid, finished_at FROM runs WHERE app_name = ? AND id = ? AND user_id = ?",
+        (run.key.app_name, run.retry_of, run.key.user_id),
+    ).fetchone()
+    if row is None or row[1] != sid:
+        raise run_not_found(run.retry_of)
+    uid: int = row[0]
+    if row[2] is None:
+        raise run_not_finished(records.get(conn, uid))
+    return uid
+
+
+def _counting(conn: sqlite3.Connection, run_uid: int) -> list[int]:
+    rows = conn.execute(
+        "SELECT seq FROM events INDEXED BY events_by_run WHERE run_uid = ? AND superseded = 0", (run_uid,)
+    ).fetchall()
+    return [seq for (seq,) in rows]
