@@ -8,6 +8,7 @@ from collections import deque
 from sojourn.content import Content, Part
 from sojourn.errors import SojournError
 from sojourn.event import Event
+from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, RunRecord
 
 KEPT_FRAMES = 256
@@ -78,7 +79,8 @@ class LiveRun:
         self.record = record
         self.frames: deque[tuple[Frame, OpenMessage | None]] = deque()
         # The first attempt publishes the whole run from here; of later ones the store has the beginning.
-        self.first_pos = 1 if record.attempt <= 1 else record.last_pos + 1
+        first = record.attempt == 0 or (record.attempt == 1 and record.status is RunStatus.RUNNING)
+        self.first_pos = 1 if first else record.last_pos + 1
         self.open: dict[str, OpenMessage] = {}
         self.final: Event | None = None
         self.ended = False

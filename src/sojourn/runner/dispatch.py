@@ -15,7 +15,7 @@ from sojourn.errors import NotFound, SojournError, TimedOut, Unavailable
 from sojourn.run.live import LiveRun
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Begun, NewRun
-from sojourn.run.types import RunError, RunRecord
+from sojourn.run.types import RunError, RunRecord, started_frame
 from sojourn.runner import observe
 from sojourn.runner.execution import Execution, Stop
 from sojourn.runner.hub import Hub, Job, hub_of
@@ -199,6 +199,8 @@ class Dispatcher:
 
     def _take_up(self, job: Job, begun: Begun) -> Execution:
         job.live.record = begun.record
+        if begun.record.attempt == 1:
+            job.live.publish(started_frame(begun.record))
         execution = job.execution = Execution(self.services, begun, job.live, job.ancestors)
         if execution.config.timeout is not None:
             execution.on_timeout = lambda: self.stop(job, "timeout", Stop.TIMEOUT)

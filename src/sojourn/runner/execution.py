@@ -31,7 +31,7 @@ from sojourn.run.config import RunConfig
 from sojourn.run.live import LiveRun
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Begun, Store
-from sojourn.run.types import Interrupt, RunError, RunRecord, Step, started_frame, terminal_frame
+from sojourn.run.types import Interrupt, RunError, RunRecord, Step, terminal_frame
 from sojourn.runner import history, transfers
 from sojourn.runner.journal import Journal
 from sojourn.runner.log import AttemptLog, Outcome, Said
@@ -165,8 +165,6 @@ class Execution:
         services, config = self.services, self.config
         if self.stop_reason is not None:
             raise asyncio.CancelledError
-        if self.attempt == 1:
-            self.live.publish(started_frame(self.record))
         if config.timeout is not None:
             self._timer = asyncio.get_running_loop().call_later(config.timeout, self.on_timeout)
         if services.inject_memory(config):
