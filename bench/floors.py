@@ -6,9 +6,9 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 from bench.measure import Cost, Stopwatch
+from bench.stores import directory, rows_in
 from sojourn import platform
 from sojourn.content import Content
 from sojourn.event import Event
@@ -94,12 +94,20 @@ _FINISHED = """
 """
 
 
-def sqlite_rows(path: Path, synchronous: Synchronous, runs: int, group: int) -> Cost:
+def sqlite_rows(synchronous: Synchronous, runs: int, group: int) -> Cost:
     """Per run: the rows of its beginning and those of its end, of so many runs in each transaction.
 
     One connection with the tables and the settings of the store; texts and numbers are ready before the time starts.
     """
-    conn = connect(str(path), synchronous=synchronous)
+    with directory() as path:
+        conn = connect(str(path / "floor.db"), synchronous=synchronous)
+        try:
+            return _write_rows(conn, runs, group)
+        finally:
+            conn.close()
+
+
+def _write_rows(conn: sqlite3.Connection, runs: int, group: int) -> Cost:
     question, answer = event_body(said("user", "hi")), event_body(said("agent", "ok"))
     now = platform.now()
     for sid in range(1, group + 1):
@@ -128,7 +136,6 @@ def sqlite_rows(path: Path, synchronous: Synchronous, runs: int, group: int) -> 
                     write(uid, sid, no)
                 conn.execute("COMMIT")
     written = rows_in(conn)
-    conn.close()
     assert written == (group, runs, runs * 2), written
     return watch.per(runs)
 
@@ -138,11 +145,3 @@ def _batches(runs: int, group: int) -> Iterator[list[tuple[int, int, int]]]:
     for first in range(1, runs + 1, group):
         uids = range(first, min(first + group, runs + 1))
         yield [(uid, uid - first + 1, first // group + 1) for uid in uids]
-
-
-def rows_in(conn: sqlite3.Connection) -> tuple[int, int, int]:
-    """How many sessions, runs and events a database holds."""
-    found: tuple[int, int, int] = conn.execute(
-        "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM runs), (SELECT count(*) FROM events)"
-    ).fetchone()
-    return found

@@ -107,23 +107,26 @@ class Scale(NamedTuple):
         return quick if self.quick else full
 
 
+Measure = Callable[[Scale], Sequence[Sample]]
+"""Reads one or more quantities, any number of times each."""
+
+
 @dataclass(slots=True, frozen=True)
 class Row:
-    """A row of the table, measured in processes of its own.
+    """A row of the table.
 
     Attributes:
         name: Names it on the command line.
         title: What it is about.
-        measure: Reads all its quantities, any number of times.
+        measures: Read its quantities, each in a process of its own: what one leaves in memory costs the others nothing.
         floor: What the floor is; empty for none.
-        repeats: In how many fresh processes it is measured.
+        repeats: How often that is done.
         budgets: By quantity.
     """
 
     name: str
     title: str
-    measure: Callable[[Scale], Sequence[Sample]]
+    measures: Sequence[Measure]
     floor: str = ""
     repeats: int = 5
     budgets: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)
-

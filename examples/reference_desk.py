@@ -17,6 +17,7 @@ import math
 import pkgutil
 import platform
 import re
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -254,9 +255,17 @@ def _add_object(made: Catalogue, seen: set[int], module: str, name: str, thing: 
     full = name if module == "builtins" else f"{module}.{name}"
     if doc := inspect.getdoc(thing):
         made.add(Entry(full, module, "class" if inspect.isclass(thing) else "function", doc, thing))
-    for part, method in vars(thing).items() if inspect.isclass(thing) else ():
-        if not part.startswith("_") and inspect.isroutine(getattr(thing, part, None)) and (doc := inspect.getdoc(method)):
-            made.add(Entry(f"{full}.{part}", module, "function", doc, getattr(thing, part)))
+    for part, method in _methods(thing).items():
+        if doc := inspect.getdoc(method):
+            made.add(Entry(f"{full}.{part}", module, "function", doc, method))
+
+
+def _methods(thing: Any) -> dict[str, Any]:
+    """The public methods that a class has of its own."""
+    if not inspect.isclass(thing):
+        return {}
+    found = {name: getattr(thing, name, None) for name in vars(thing) if not name.startswith("_")}
+    return {name: method for name, method in found.items() if inspect.isroutine(method)}
 
 
 # -- what is said of an entry -------------------------------------------------------------------------------------------
@@ -269,8 +278,7 @@ def describe(entry: Entry) -> str:
     if entry.kind == "module":
         inside = _listed("In it", _public_names(entry.thing))
     elif entry.kind == "class":
-        methods = [n for n in vars(entry.thing) if not n.startswith("_") and inspect.isroutine(getattr(entry.thing, n))]
-        inside = _listed("Methods", methods)
+        inside = _listed("Methods", list(_methods(entry.thing)))
     summary = entry.summary.removeprefix(heading).strip()
     prose = [textwrap.fill(heading, WIDTH, subsequent_indent="    "), *(textwrap.fill(t, WIDTH) for t in (summary, inside))]
     return "\n\n".join(paragraph for paragraph in (*prose, _example(entry)) if paragraph)
@@ -281,7 +289,7 @@ def _heading(entry: Entry) -> str:
         return f"module {entry.name}"
     try:
         return f"{entry.name}{inspect.signature(entry.thing)}"
-    except (ValueError, TypeError):  # Much of what is written in C has its signature in the docstring, or none.
+    except Exception:  # Much of what is written in C has its signature in the docstring, or none, or one that is broken.
         first = entry.doc.partition("\n")[0]
         return first if first.startswith(entry.name.rpartition(".")[2] + "(") else entry.name
 
@@ -417,27 +425,35 @@ def remembered(ctx: Context, module: str) -> str | None:
 
 # -- the demonstration --------------------------------------------------------------------------------------------------
 
-APP_NAME = "reference_desk"
-
-# Two users, who ask at the same time; each row is a round.
+# Two users, who ask at the same time: what happens, and who asks what in which session.
 ROUNDS = (
-    {"ann": ("home", "How do I parse JSON?"), "ben": ("work", "How do I parse dates?")},
-    {"ann": ("home", "And how do I write it to a file?"), "ben": ("work", "What else is in there?")},
-    {"ann": ("school", "What is a defaultdict?"), "ben": ("work", "How do I bake bread?")},
+    (
+        "Ann and Ben ask at the same time. Answers are printed as they are written.",
+        {"ann": ("home", "How do I parse JSON?"), "ben": ("work", "How do I parse dates?")},
+    ),
+    (
+        "Both go on. What they asked about is in the state of their sessions.",
+        {"ann": ("home", "And how do I write it to a file?"), "ben": ("work", "What else is in there?")},
+    ),
+    (
+        "Ann opens another session, which knows of the first. Ben asks for too much.",
+        {"ann": ("school", "What is a defaultdict?"), "ben": ("work", "How do I bake bread?")},
+    ),
 )
 
 
-async def demonstrate(directory: str) -> None:
-    """Asks as two users at once, and shows what is stored then."""
-    database = f"{directory}/sojourn.db"
+async def demonstrate(database: str, artifacts: str) -> str:
+    """Asks as two users at once; returns the id of one of the runs."""
     store = DatabaseSessionService(f"sqlite:///{database}")
-    artifacts = FileArtifactService(f"{directory}/artifacts")
-    async with Runner(app_name=APP_NAME, agent=desk, session_service=store, artifact_service=artifacts) as runner:
-        for questions in ROUNDS:
+    services = {"session_service": store, "artifact_service": FileArtifactService(artifacts)}
+    async with Runner(app_name="reference_desk", agent=desk, **services) as runner:
+        for title, questions in ROUNDS:
+            print(f"{title}\n")
             await asyncio.gather(*(ask(runner, user, session, text) for user, (session, text) in questions.items()))
             print()
-        runs = (await runner.list_runs(user_id="ann", session_id="home")).items
+        newest = (await runner.list_runs(user_id="ann", limit=1)).items[0]
     await store.close()
+    return newest.id
 
 
 async def ask(runner: Runner, user: str, session: str, question: str) -> None:
@@ -460,12 +476,30 @@ def say(user: str, who: str, text: str) -> None:
     print(f"{user} | {who:>9} {text}".rstrip())
 
 
+def show(database: str, *command: str, lines: int) -> None:
+    """Calls the command line, and prints the beginning of what it says."""
+    print(f"$ sojourn {' '.join(command)}")
+    called = [sys.executable, "-m", "sojourn", *command, "--db", database]
+    done = subprocess.run(called, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    shown = done.stdout.splitlines()
+    print(*(f"  {line.expandtabs(10)[:118]}".rstrip() for line in shown[:lines]), sep="\n")
+    if shown[lines:]:
+        print(f"  … and {len(shown) - lines} lines more")
+    print()
+
+
 def main() -> None:
     """Runs the demonstration."""
     if sys.argv[1:] != ["--demo"]:
         sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(demonstrate(directory))
+        database = f"{directory}/sojourn.db"
+        run_id = asyncio.run(demonstrate(database, f"{directory}/artifacts"))
+        print("All of it is in one SQLite file, which other processes can read.\n")
+        show(database, "sessions", "ls", lines=10)
+        show(database, "sessions", "show", "home", lines=8)
+        show(database, "sessions", "show", "work", lines=8)
+        show(database, "runs", "show", run_id, lines=20)
 
 
 if __name__ == "__main__":

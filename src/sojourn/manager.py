@@ -70,7 +70,7 @@ class SessionManager:
                 fields = {**config, **fields}
             elif config is not None:
                 raise InvalidInput(
-                    f"config is a {type(config).__name__}; without a shared_builder give an agent, a RunnerConfig or its fields",
+                    f"config is a {type(config).__name__}; without a shared_builder, give an agent or a RunnerConfig",
                     code="manager.invalid",
                 )
             if "agent" not in fields:

@@ -268,6 +268,12 @@ class TestCatalogue:
     def test_a_module_that_cannot_be_imported_is_left_out(self):
         assert reference_desk._import("no_such_module") is None
 
+    @pytest.mark.slow
+    def test_every_entry_can_be_described(self):
+        for name, entry in catalogue().entries.items():
+            heading = reference_desk.describe(entry).partition("\n")[0]
+            assert heading.startswith((name, f"module {name}", name.rpartition(".")[2])), name
+
     def test_entries_fit_into_the_journal(self):
         hits = reference_desk.find("how do I parse JSON?", [])
         assert len(json.dumps(hits)) < 1000
@@ -278,12 +284,21 @@ def test_the_demonstration():
     done = subprocess.run([sys.executable, PROGRAM, "--demo"], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    speakers = [line.partition(" |")[0] for line in done.stdout.partition("\n\n")[0].splitlines()]
-    changes = sum(a != b for a, b in pairwise(speakers))
-    assert changes > 5, "the two streams do not overlap"
-    assert "json.load(fp" in done.stdout
-    assert "You asked about json.load earlier" in done.stdout
-    assert "Welcome back. In other sessions you asked about json." in done.stdout
+    speakers = [line[:3] for line in done.stdout.splitlines() if line.startswith(("ann |", "ben |"))]
+    assert sum(a != b for a, b in pairwise(speakers)) > 12, "the streams do not overlap"
+    for expected in (
+        "functions json.load(fp",
+        "librarian You asked about json.load earlier",
+        "modules module datetime",
+        "librarian Welcome back. In other sessions you asked about json.",
+        "librarian I found nothing about that",
+        "$ sojourn sessions show home",
+        "session home of user ann",
+        "session work of user ben",
+        "$ sojourn runs show",
+        "classes#1/note: 0",
+    ):
+        assert expected in done.stdout
 
 
 def test_without_arguments_it_says_how_to_use_it():

@@ -1,6 +1,7 @@
 """What the tests of the runtime share."""
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -30,6 +31,11 @@ def make_runner(agent, store=None, **fields):
     return Runner(app_name=APP, agent=agent, session_service=store or InMemorySessionService(), **fields)
 
 
+def collect():
+    """Collects what a simulation has left behind; its objects are all in the youngest generation."""
+    gc.collect(0)
+
+
 async def idle():
     """Returns when nothing is ready to run any more: virtual time goes on only then."""
     await asyncio.sleep(1e-6)
@@ -56,6 +62,12 @@ async def outcome_of(run):
         return await run.result()
     except SojournError as error:
         return error.code
+
+
+async def dropped(task):
+    """Ends a task that has nothing to wait for any more."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass

@@ -21,7 +21,6 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
-    bug,
     idle,
     make_runner,
     outcome_of,
@@ -275,7 +274,6 @@ async def test_the_result_stream_is_what_is_said_and_ends_with_the_runs_error():
     assert await chunks("a A ?") == ("aA", "run.waiting")
 
 
-@bug(2, "the started frame is never published, so the terminal one never reaches live readers")
 @for_seeds(30)
 async def test_a_run_that_is_cancelled_before_its_first_step_has_all_its_frames():
     runner = make_runner(talker)
@@ -303,7 +301,6 @@ async def test_a_queued_run_that_is_cancelled_has_only_a_terminal_frame():
     assert_at_rest(runner)
 
 
-@bug(3, "a LiveRun of a run that has begun before expects frame 1 again")
 @for_seeds(20)
 async def test_an_answered_run_goes_on_numbering_for_every_reader():
     @agent

@@ -24,7 +24,6 @@ from tests.runner.support import (
     SESSION,
     USER,
     assert_at_rest,
-    bug,
     idle,
     log_of,
     make_runner,
@@ -426,7 +425,6 @@ async def test_a_yielded_event_may_change_state_and_the_agent_sees_it():
     assert await state_of(store) == seen[0]
 
 
-@bug(1, "EventActions' temp: keys are dropped before the attempt has seen them")
 @for_seeds(5)
 async def test_temporary_state_of_a_yielded_event_lives_for_the_attempt():
     store = InMemorySessionService()

@@ -26,7 +26,7 @@ async def open_in_memory(directory: Path) -> Store:
 
 
 TestInMemory = make_store_machine(open_in_memory, durable=False).TestCase
-TestInMemory.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestInMemory.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_every_saboteur_is_found_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_saboteur_is_wrong_in_few_things_only(name: str) -> None:
+def test_every_saboteur_passes_for_a_store(name: str) -> None:
     """One that fails in everything would prove nothing about the cases it names."""
     make_store, _ = MAKERS[name]
-    found = outcomes(Suite, make_store, cases(Suite))
-    assert sum(f is None for f in found.values()) > len(found) / 2
+    plain = ["test_create_then_get", "test_patch_sets_and_deletes", "test_submit_can_begin_in_the_same_write"]
+    assert outcomes(Suite, make_store, plain) == dict.fromkeys(plain)

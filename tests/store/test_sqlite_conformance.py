@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from sojourn.run.store import Store
-from sojourn.store.sqlite.service import SQLiteSessionService
+from sojourn.store.sqlite.service import SqliteSessionService
 from sojourn.testing.stateful import make_store_machine
 from sojourn.testing.store_conformance import StoreConformance
 
@@ -37,14 +37,14 @@ class TestSQLite(StoreConformance):
     async def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
         monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Disk))
         self.path = tmp_path / "store.db"
-        self.opened = [SQLiteSessionService(self.path, synchronous="normal")]
+        self.opened = [SqliteSessionService(self.path, synchronous="normal")]
         yield self.opened[0]
         for store in self.opened:
             await store.close()
 
     async def reopen(self, store: Store) -> Store:
         await store.close()
-        self.opened.append(SQLiteSessionService(self.path, synchronous="normal"))
+        self.opened.append(SqliteSessionService(self.path, synchronous="normal"))
         return self.opened[-1]
 
     @asynccontextmanager
@@ -57,7 +57,10 @@ class TestSQLite(StoreConformance):
 
 
 async def open_sqlite(directory: Path) -> Store:
-    return SQLiteSessionService(directory / "store.db", synchronous="normal")
+    store = SqliteSessionService(directory / "store.db", synchronous="normal")
+    # Without an executor, a cancel would close a running run at once.
+    await store.become_executor()
+    return store
 
 
 TestSQLiteAgainstRAM = make_store_machine(open_sqlite).TestCase

@@ -60,7 +60,7 @@ class Attempt(Protocol):
         """Reads the session's window."""
         ...
 
-    async def run_child(self, ctx: Context, agent: Agent, branch: str | None) -> Any:
+    def run_child(self, ctx: Context, agent: Agent, branch: str | None) -> Awaitable[Any]:
         """Runs another agent inside of this one."""
         ...
 
@@ -323,17 +323,17 @@ class Context:
         answer = await self._attempt.ask(self, key, digest, prompt, shape, expires)
         return adapter.validate_python(answer) if adapter is not None else answer
 
-    async def run_agent(self, agent: Agent, *, branch: str | None = None) -> Any:
+    def run_agent(self, agent: Agent, *, branch: str | None = None) -> Awaitable[Any]:
         """Runs another agent inside of this one, to its end; what it says becomes events of its own.
 
         Args:
             agent: The agent.
-            branch: Runs it in a parallel branch of this name, with a view of the state of its own.
+            branch: Runs it in a parallel branch of this name, with a view of its own of the state at the time of this call.
 
         Returns:
-            The last thing it answered: text, structured output, or None.
+            To be awaited: the last thing it answered: text, structured output, or None.
         """
-        return await self._attempt.run_child(self, agent, branch)
+        return self._attempt.run_child(self, agent, branch)
 
     # -- for the runner ---------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class ParallelAgent(Agent):
 
     async def run(self, ctx: Context) -> None:
         """Runs all branches to their end."""
-        tasks = [asyncio.ensure_future(ctx.run_agent(child, branch=child.name)) for child in self.sub_agents]
+        tasks = [asyncio.ensure_future(run) for run in [ctx.run_agent(child, branch=child.name) for child in self.sub_agents]]
         try:
             if tasks:
                 await asyncio.wait(tasks)

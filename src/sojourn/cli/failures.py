@@ -67,6 +67,8 @@ def message_of(error: BaseException) -> str:
     """What an error says, in one line."""
     if isinstance(error, SojournError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     return f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (--verbose shows where)"
 
 

@@ -13,19 +13,25 @@ from typing import Any
 from sojourn.cli.failures import ExitCode, leave_at_once
 
 
+class Presses:
+    """Whether Ctrl-C was pressed while a block ran."""
+
+    __slots__ = ("call", "pressed")
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.pressed = False
+
+
 class CtrlC:
     """Turns SIGINT into calls on the event loop while its block runs.
 
     The first Ctrl-C of each `calls` block makes the call; a second one before that block is left ends the process, also
-    if an agent blocks the event loop. Outside of `calls`, Ctrl-C cancels the task that entered.
-
-    Attributes:
-        pressed: Whether Ctrl-C was pressed in the newest `calls` block.
+    if an agent blocks the event loop. Outside of `calls` blocks, the first one cancels the task that entered.
     """
 
     def __init__(self) -> None:
-        self.pressed = False
-        self._call: Callable[[], Any] = _nothing
+        self._now = Presses(_nothing)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._before: Any = None
 
@@ -33,7 +39,7 @@ class CtrlC:
         task = asyncio.current_task()
         assert task is not None
         self._loop = asyncio.get_running_loop()
-        self._call = task.cancel
+        self._now = Presses(task.cancel)
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._on_signal)
         return self
@@ -43,21 +49,25 @@ class CtrlC:
             signal.signal(signal.SIGINT, self._before)
 
     @contextmanager
-    def calls(self, call: Callable[[], Any]) -> Iterator[None]:
-        """Calls something at the first Ctrl-C while the block runs."""
-        before, self._call, self.pressed = self._call, call, False
+    def calls(self, call: Callable[[], Any]) -> Iterator[Presses]:
+        """Calls something at the first Ctrl-C while the block runs.
+
+        Returns:
+            What tells, also after the block, whether there was one.
+        """
+        around, self._now = self._now, Presses(call)
         try:
-            yield
+            yield self._now
         finally:
-            self._call = before
+            self._now = around
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Not loop.add_signal_handler: its callbacks would wait for an agent that blocks the loop.
-        if self.pressed:
+        if self._now.pressed:
             leave_at_once(ExitCode.INTERRUPTED)
-        self.pressed = True
+        self._now.pressed = True
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._call)
+        self._loop.call_soon_threadsafe(self._now.call)
 
 
 def _nothing() -> None:

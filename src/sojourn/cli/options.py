@@ -25,6 +25,15 @@ TargetArgument = Annotated[
     str, typer.Argument(metavar="TARGET", help="The agent: file.py:name or package.module:name.", show_default=False)
 ]
 DbOption = Annotated[str, typer.Option("--db", metavar="PATH|URL", help="The database: a file, or a URL like sqlite:///my.db.")]
+RunDbOption = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="PATH|URL",
+        help=f"The database, in place of {DEFAULT_DB} and of what the agent's own code names.",
+        show_default=False,
+    ),
+]
 AppOption = Annotated[
     str | None, typer.Option("--app", metavar="NAME", help="The app; needed if the database has several.", show_default=False)
 ]

@@ -55,23 +55,23 @@ class Target:
     config: RunnerConfig
     root: Path
 
-    def runner(self, store: Store, artifacts: ArtifactService, *, app_name: str | None, own_store: bool) -> Runner:
-        """A Runner of it.
+    def runner_config(
+        self, store: Store, artifacts: ArtifactService, *, app_name: str | None, own_services: bool
+    ) -> RunnerConfig:
+        """What a Runner of it is made of at the console.
 
         Args:
             store: Where sessions are kept, unless the user's code says otherwise.
             artifacts: Where artifacts are kept, unless the user's code says otherwise.
             app_name: The app; the target's own if None.
-            own_store: Whether the user's code may say otherwise.
+            own_services: Whether the user's code may say otherwise.
         """
         config = self.config
-        if not own_store or isinstance(config.session_service, Default):
+        if not own_services or isinstance(config.session_service, Default):
             config = replace(config, session_service=store)
-        if not own_store or isinstance(config.artifact_service, Default):
+        if not own_services or isinstance(config.artifact_service, Default):
             config = replace(config, artifact_service=artifacts)
-        if app_name is not None:
-            config = replace(config, app_name=app_name)
-        return Runner(config)
+        return config if app_name is None else replace(config, app_name=app_name)
 
 
 def load_target(spec: str) -> Target:
@@ -129,6 +129,7 @@ def _import_file(path: Path) -> tuple[ModuleType, Path]:
     if not path.is_file():
         near = _suggestion(path.name, (p.name for p in path.parent.glob("*.py")))
         raise TargetError(f"there is no file {str(path)!r}{near}", code="target.not_found")
+    shown = str(path)
     path = path.resolve()
     names = [] if path.stem == "__init__" else [path.stem]
     top = path.parent
@@ -138,11 +139,11 @@ def _import_file(path: Path) -> tuple[ModuleType, Path]:
     _put_first(top)
     if len(names) > 1 or path.stem == "__init__":
         # Part of a package: imported by its full name, so that its relative imports work.
-        return _imported(".".join(names), str(path)), top
-    return _executed(path), top
+        return _imported(".".join(names), shown), top
+    return _executed(path, shown), top
 
 
-def _executed(path: Path) -> ModuleType:
+def _executed(path: Path, shown: str) -> ModuleType:
     """Imports a file that belongs to no package."""
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path):
@@ -159,7 +160,7 @@ def _executed(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise _broken(str(path), error) from error
+        raise _broken(shown, error) from error
     return module
 
 
@@ -210,10 +211,10 @@ def _named(module: ModuleType, place: str, name: str) -> Agent | RunnerConfig | 
     if isinstance(value, Agent | RunnerConfig | Runner):
         return value
     if not hasattr(module, name):
-        near = _suggestion(name, found or vars(module))
+        near = _suggestion(name, found or vars(module)) or "."
         raise TargetError(f"{place} has no {name!r}{near}{_listing(found)}", code="target.unknown_name")
     raise TargetError(
-        f"{place}:{name} is {_described(value)}, which is neither an agent nor a RunnerConfig{_listing(found)}",
+        f"{place}:{name} is {_described(value)}, which is neither an agent nor a RunnerConfig.{_listing(found)}",
         code="target.not_an_agent",
     )
 
@@ -244,7 +245,7 @@ def _independent(found: dict[str, Agent | RunnerConfig | Runner]) -> list[str]:
 
 
 def _listing(found: dict[str, Any]) -> str:
-    return f"; agents there: {', '.join(found)}" if found else "; there is no agent in it"
+    return f" Agents there: {', '.join(found)}" if found else " There is no agent in it"
 
 
 def _choices(place: str, found: dict[str, Any]) -> str:

@@ -21,6 +21,10 @@ class View(Protocol):
         """Shows a frame or a partial."""
         ...
 
+    def break_line(self) -> None:
+        """Something else is about to be written to the same terminal."""
+        ...
+
     def end(self) -> None:
         """The run has ended, or waits for a person."""
         ...
@@ -35,6 +39,9 @@ class JsonView:
     def show(self, frame: FrameOrPartial) -> None:
         """Prints a frame or a partial."""
         self._screen.line(json.dumps(frame_to_wire(frame), ensure_ascii=False, separators=(",", ":")))
+
+    def break_line(self) -> None:
+        """Lines are printed whole."""
 
     def end(self) -> None:
         """Nothing is left to print."""
@@ -69,11 +76,15 @@ class TextView:
         elif frame.event is not None:
             self._event(frame.event)
 
+    def break_line(self) -> None:
+        """Ends the line on a terminal."""
+        if self._screen.fancy:
+            self._end_line()
+
     def end(self) -> None:
         """Ends the line, and shows what was held back."""
         self._close()
-        while self._held:
-            self._open_next()
+        while self._open is not None:
             self._close()
         self._speaker = ""
 
@@ -121,7 +132,7 @@ class TextView:
         complete, self._complete = self._complete, []
         for event in complete:
             self._whole(event)
-        if self._held and self._open is None:
+        if self._held:
             self._open_next()
 
     def _open_next(self) -> None:

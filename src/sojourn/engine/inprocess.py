@@ -31,6 +31,7 @@ class InProcessEngine:
 
     def __init__(self) -> None:
         self._lanes: dict[SessionKey, _Lane] = {}
+        self._stopped = False
 
     def claim(self, delivery: Delivery) -> bool:
         if delivery.session in self._lanes:
@@ -74,9 +75,12 @@ class InProcessEngine:
             freed, delivery.slot_freed = delivery.slot_freed, None
             freed()
 
+    def stop(self) -> None:
+        self._stopped = True
+
     def _advance(self, key: SessionKey, lane: _Lane) -> None:
         """Starts what can be started and forgets the lane if nothing is left in it."""
-        if lane.active is not None:
+        if lane.active is not None or self._stopped:
             return
         if not lane.queue:
             if lane.ticket is not None and lane.ticket.waiting:
@@ -96,7 +100,7 @@ class InProcessEngine:
     def _granted(self, key: SessionKey, lane: _Lane) -> Callable[[], bool]:
         def grant() -> bool:
             lane.ticket = None
-            if lane.active is not None or not lane.queue or not lane.queue[0].needs_slot:
+            if self._stopped or lane.active is not None or not lane.queue or not lane.queue[0].needs_slot:
                 return False
             lane.queue[0].holds_slot = True
             self._start(lane)

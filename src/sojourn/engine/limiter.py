@@ -74,10 +74,14 @@ class Limiter:
 
     def try_acquire(self, user_id: str) -> bool:
         """Takes a slot if one is free and nobody of this user waits for one."""
-        if self._full or user_id in self._tickets or self._user_full(user_id):
+        if not self.has_room(user_id):
             return False
         self._take(user_id)
         return True
+
+    def has_room(self, user_id: str) -> bool:
+        """Whether a slot could be taken at once."""
+        return not (self._full or user_id in self._tickets or self._user_full(user_id))
 
     def _take(self, user_id: str) -> None:
         self.active += 1

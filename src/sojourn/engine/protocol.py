@@ -71,3 +71,7 @@ class Engine(Protocol):
     def free_slot(self, delivery: Delivery) -> None:
         """Gives the delivery's slot back if it holds one, or tells whose slot it shares. Twice is fine."""
         ...
+
+    def stop(self) -> None:
+        """Starts nothing more; what waits is found again in the store. Twice is fine."""
+        ...

@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
         custom_metadata: Kept on the run's record.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     streaming_mode: StreamingMode = StreamingMode.SSE
     max_turns: int = Field(default=50, ge=1)

@@ -107,6 +107,14 @@ class LiveRun:
         if self._waiters:
             self.touch()
 
+    def publish_last(self, frame: Frame) -> None:
+        """Adds the terminal frame. If frames before it are not known here, readers find them in the store."""
+        if frame.pos != self.first_pos + len(self.frames):
+            self.frames.clear()
+            self._early.clear()
+            self.first_pos = frame.pos
+        self.publish(frame)
+
     def touch(self) -> None:
         """Wakes the readers."""
         waiters, self._waiters = self._waiters, []

@@ -99,7 +99,7 @@ class Batch:
         died: With REQUEUE: the attempt ended by the death of its process (counted); else by a shutdown (not counted).
         agent: The agent that takes over the run; the session's active agent from now on. What the run wrote so far
             becomes the ground that later attempts stand on: the event that hands over is the last of the batch, and
-            `base_ordinal` the one after it.
+            `base_ordinal` the one after it. The same append again hands over once.
         live: Per branch (None for none), the next ordinal of the attempt; with a terminal move or WAIT, events that earlier
             attempts stored since the last hand-over from there on (0 for a branch that is not named; never the message)
             are superseded, and what they changed is put back as in the identity rule. None leaves them alone.
@@ -256,7 +256,8 @@ class RunStore(Protocol):
         """Asks for a cancel.
 
         A queued or waiting run is cancelled at once; of a running one the wish is recorded, and its executor acts on it; a
-        finished one is left as it is. The first reason stays.
+        finished one is left as it is. The first reason stays. A running run whose executor is gone, so that nobody would
+        act on the wish, may be cancelled at once.
 
         Returns:
             The run afterwards.

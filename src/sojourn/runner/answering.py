@@ -10,6 +10,7 @@ from sojourn.errors import InvalidInput, NotFound
 from sojourn.event import ASK_CALL, USER, Event
 from sojourn.run.store import Answered, Store
 from sojourn.run.types import Interrupt, RunRecord
+from sojourn.session.types import SessionKey
 
 
 async def give_answer(store: Store, record: RunRecord, interrupt_id: str, value: Any) -> Answered:
@@ -62,8 +63,8 @@ def check_answer(interrupt: Interrupt, value: Any) -> None:
         ) from None
 
 
-async def answered_by(store: Store, app_name: str, user_id: str, message: Content) -> tuple[RunRecord, str, Any] | None:
-    """The open question that a message answers: one that holds nothing but a function response with the question's id.
+async def answered_by(store: Store, key: SessionKey, message: Content) -> tuple[RunRecord, str, Any] | None:
+    """The question of its session that a message answers: one that holds nothing but a function response with its id.
 
     Returns:
         The run, the question's id and the answer; None if the message is an ordinary one.
@@ -72,9 +73,9 @@ async def answered_by(store: Store, app_name: str, user_id: str, message: Conten
     if len(responses) != 1 or len(message.parts) != 1:
         return None
     response = responses[0]
-    for interrupt in await store.list_interrupts(app_name, user_id=user_id):
+    app, user, session = key
+    for interrupt in await store.list_interrupts(app, user_id=user, session_id=session, open_only=False):
         if interrupt.id == response.id:
-            record = await store.get_run(app_name, interrupt.run_id, user_id)
-            value = response.response.get("result", response.response)
-            return record, interrupt.id, value
+            record = await store.get_run(app, interrupt.run_id, user)
+            return record, interrupt.id, response.response.get("result", response.response)
     return None

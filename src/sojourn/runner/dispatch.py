@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 from sojourn import platform
 from sojourn.engine.limiter import Limiter, Limits, queue_timeout
 from sojourn.engine.protocol import Delivery
-from sojourn.errors import NotFound, SojournError, TimedOut, Unavailable
+from sojourn.errors import Conflict, NotFound, SojournError, TimedOut, Unavailable
 from sojourn.run.live import LiveRun
 from sojourn.run.status import Move, RunStatus
-from sojourn.run.store import Begun, NewRun
-from sojourn.run.types import RunError, RunRecord, started_frame
+from sojourn.run.store import Begun, NewRun, Submitted
+from sojourn.run.types import RunError, RunRecord, started_frame, terminal_frame
 from sojourn.runner import observe
 from sojourn.runner.execution import Execution, Stop
 from sojourn.runner.hub import Hub, Job, hub_of
@@ -25,6 +25,12 @@ from sojourn.runner.services import Services
 from sojourn.session.types import SessionKey
 
 logger = logging.getLogger("sojourn.run")
+
+SUBMIT_RETRIES = (0.0, 0.1)
+"""Seconds before a run is recorded again after the store did not answer. Repeating is safe: its id is recognised."""
+
+BEGIN_RETRIES = (0.2, 1.0, 5.0, 15.0, 15.0, 15.0)
+"""Seconds before an attempt is begun again after the store did not answer."""
 
 CLOSE_RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0)
 """Pauses between tries to begin or close a run whose store does not answer; the last one repeats."""
@@ -103,21 +109,24 @@ class Dispatcher:
             limiter.enter_queue()
         job: Job | None = None
         try:
-            submitted = await self.store.submit(new, begin=begin)
+            submitted, repeated = await self._record(new, begin)
             record = submitted.record
-            if submitted.known:
-                return record, hub.live.get(record.uid)
-            live = LiveRun(record)
-            job = Job(self, live, delivery, observe.run_context(self._propagate), ancestors)
-            delivery.no = record.no
-            hub.add(job)
-            if submitted.begun is not None:
-                self._begin(job, submitted.begun)
-            else:
-                job.in_queue = needs_slot
-                self._queue(job)
-            return record, live
-        except asyncio.CancelledError:
+            if not submitted.known:
+                live = LiveRun(record)
+                job = Job(self, live, delivery, observe.run_context(self._propagate), ancestors)
+                delivery.no = record.no
+                hub.add(job)
+                if submitted.begun is not None:
+                    self._begin(job, submitted.begun)
+                else:
+                    job.in_queue = needs_slot
+                    self._bound_waiting(job)
+                    self._queue(job)
+                return record, live
+            if repeated and record.status is RunStatus.RUNNING and record.uid not in hub.jobs:
+                # It was recorded by a call whose reply was lost, and begun; nobody executes it.
+                record = await self.store.requeue_lost(record.uid)
+        except (asyncio.CancelledError, Unavailable):
             if job is None:
                 hub.spawn(self._undo(new))
             raise
@@ -127,46 +136,106 @@ class Dispatcher:
                 hub.engine.free_slot(delivery)
                 if not begin and needs_slot:
                     limiter.leave_queue()
+        if record.status is RunStatus.QUEUED and record.uid not in hub.jobs:
+            self.deliver(record, ahead=False, needs_slot=not ancestors)
+        return record, hub.live.get(record.uid)
+
+    def check_room(self, key: SessionKey, ancestors: tuple[SessionKey, ...]) -> None:
+        """Refuses what `submit` would refuse, before anything else is done for a run.
+
+        Raises:
+            LimitExceeded: `limit.queue_full`.
+        """
+        if not ancestors and not self.limiter.has_room(key.user_id):
+            self.limiter.enter_queue()
+            self.limiter.leave_queue()
+
+    async def _record(self, new: NewRun, begin: bool) -> tuple[Submitted, bool]:
+        """Records a run, repeating while the store does not answer; returns whether it was repeated."""
+        pauses = iter(SUBMIT_RETRIES)
+        repeated = False
+        while True:
+            try:
+                return await self.store.submit(new, begin=begin), repeated
+            except Unavailable:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                repeated = True
+                await asyncio.sleep(pause)
 
     async def _undo(self, new: NewRun) -> None:
-        """Ends a run whose caller was cancelled while it was being recorded."""
-        try:
-            record = await self.store.get_run(self.app_name, new.id, new.key.user_id)
-        except NotFound:
-            return
-        if record.uid not in self.hub.jobs:
-            error = RunError("run.cancelled", "its caller was cancelled while it was being recorded", "RunCancelled")
-            if record.status is RunStatus.RUNNING:
-                await self.store.take_over(record.uid, error, move=Move.CANCEL)
-            elif record.status is RunStatus.QUEUED:
-                await self.store.close_run(record.uid, error, move=Move.CANCEL)
+        """Ends a run whose caller does not know that it was recorded."""
+        error = RunError("run.cancelled", "its caller was gone before it was known to be recorded", "RunCancelled")
+        await self._close_record(new.id, new.key.user_id, error, Move.CANCEL)
+
+    async def _close_record(self, run_id: str, user_id: str, error: RunError, move: Move) -> RunRecord | None:
+        """Closes a run that nobody executes, as soon as the store answers.
+
+        Returns:
+            Its record; None if there is none, or this Runner was closed before the store answered.
+        """
+        pauses = iter(CLOSE_RETRY_SECONDS)
+        while True:
+            try:
+                record = await self.store.get_run(self.app_name, run_id, user_id)
+                if record.status is RunStatus.RUNNING and record.uid not in self.hub.jobs:
+                    record = await self.store.take_over(record.uid, error, move=move)
+                elif record.status is RunStatus.QUEUED and record.uid not in self.hub.jobs:
+                    record = await self.store.close_run(record.uid, error, move=move)
+                return record
+            except Unavailable:
+                if self.closed:
+                    return None
+            except SojournError:
+                return None
+            await asyncio.sleep(next(pauses, CLOSE_RETRY_SECONDS[-1]))
 
     # -- executing --------------------------------------------------------------------------------------------------
 
-    def deliver(self, record: RunRecord, *, ahead: bool, close_with: SojournError | None = None) -> LiveRun:
+    def deliver(
+        self, record: RunRecord, *, ahead: bool, close_with: SojournError | None = None, needs_slot: bool = True
+    ) -> LiveRun:
         """Brings a recorded, queued run to execution.
 
         Args:
             record: The run.
             ahead: Before all others of its session.
             close_with: Fails it with this instead of running its agent.
+            needs_slot: False if it shares the slot of the run that waits for it.
         """
-        live = LiveRun(record)
-        delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, True, ahead)
-        job = Job(self, live, delivery, observe.run_context(()), ())
+        job = self._job(record, LiveRun(record), observe.run_context(()), (), ahead=ahead, needs_slot=needs_slot)
         job.close_with = close_with
+        self._queue(job)
+        return job.live
+
+    def _job(
+        self,
+        record: RunRecord,
+        live: LiveRun,
+        context: Context,
+        ancestors: tuple[SessionKey, ...],
+        *,
+        ahead: bool,
+        needs_slot: bool = True,
+    ) -> Job:
+        """A job for a run that is queued in the store; it counts as waiting, whatever the bound of the queue."""
+        delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, needs_slot, ahead)
+        job = Job(self, live, delivery, context, ancestors)
         job.in_queue = True
         self.limiter.queued += 1
         self.hub.add(job)
-        self._queue(job)
-        return live
+        return job
 
     def _queue(self, job: Job) -> None:
         job.delivery.start = lambda: self._start(job)
+        self.hub.engine.submit(job.delivery)
+
+    def _bound_waiting(self, job: Job) -> None:
+        """Limits how long a run waits that its caller has just submitted; what was promised before waits as it must."""
         bound = self.limits.queue_timeout
         if bound is not None and job.in_queue:
             job.queue_timer = asyncio.get_running_loop().call_later(bound, self._waited_too_long, job, bound)
-        self.hub.engine.submit(job.delivery)
 
     def left_queue(self, job: Job) -> None:
         """Counts a job that waits no more; twice is fine."""
@@ -182,8 +251,12 @@ class Dispatcher:
             self.hub.spawn(self._close_queued(job, queue_timeout(seconds)))
 
     async def _close_queued(self, job: Job, error: SojournError) -> None:
-        record = await self.store.close_run(job.live.record.uid, RunError.of(error), move=Move.FAIL)
-        self.hub.conclude_queued(job, record)
+        live, record = job.live, job.live.record
+        live.failure = error
+        self.left_queue(job)
+        self.hub.remove(job)
+        closed = await self._close_record(record.id, record.user_id, RunError.of(error), Move.FAIL)
+        self.hub.conclude_queued(job, closed or record)
 
     def _start(self, job: Job) -> None:
         """A queued run's turn has come."""
@@ -226,44 +299,74 @@ class Dispatcher:
                 observe.end_span(span, job.live.record)
         except Unavailable as error:
             logger.error("run %s cannot be closed: %s", record.id, error, extra={"run_id": record.id})
-            self.hub.spawn(self._close_later(job, execution))
+            self.hub.spawn(self._close_later(job, error))
+            return
+        except Exception as error:
+            # Nothing of ours may fail like this; if it does, nobody must wait for it for ever.
+            logger.exception("run %s failed inside the runtime", record.id, extra={"run_id": record.id})
+            self._fail_inside(job, error)
             return
         if outcome is not None:
             observe.run_finished(job.live.record, platform.monotonic() - started)
             self._ended(job, outcome)
-            await self._after_run(job, outcome)
+            await self._after_run(job)
+
+    def _fail_inside(self, job: Job, error: Exception) -> None:
+        live = job.live
+        live.cause = error
+        live.failure = SojournError(
+            f"run {live.record.id!r} failed inside the runtime; its log has the details", code="internal"
+        )
+        live.end()
+        self.hub.spawn(self._close_later(job, live.failure))
 
     async def _next_attempt(self, job: Job) -> Execution | None:
         """Begins the next attempt of a queued run; None if there is nothing to execute any more."""
         live = job.live
         task = asyncio.current_task()
-        pauses = iter((*CLOSE_RETRY_SECONDS, CLOSE_RETRY_SECONDS[-1], CLOSE_RETRY_SECONDS[-1]))
-        while True:
-            try:
-                begun = await self.store.begin(live.record.uid)
-                break
-            except Unavailable as error:
-                pause = next(pauses, None)
-                if pause is None:
-                    live.failure = error
-            except SojournError as error:
-                live.failure = error
-            if live.failure is not None:
-                live.end()
-                self._ended(job, None)
-                return None
-            await asyncio.sleep(pause or 0.0)
+        try:
+            begun = await self._begin_again(live.record.uid)
+        except SojournError as error:
+            live.failure = error
+            live.end()
+            self.hub.spawn(self._close_later(job, error))
+            return None
         if begun.record.status is not RunStatus.RUNNING:
             self.hub.conclude_queued(job, begun.record)
             self._ended(job, None)
             return None
-        execution = self._take_up(job, begun)
+        try:
+            execution = self._take_up(job, begun)
+        except Exception as error:
+            logger.exception("run %s cannot be taken up", live.record.id, extra={"run_id": live.record.id})
+            self._fail_inside(job, error)
+            return None
         execution.task = task
         assert task is not None
         task.add_done_callback(lambda _: self._released(job))
         if job.stop_why is not None:
             self.stop(job, job.stop_why)
         return execution
+
+    async def _begin_again(self, run_uid: int) -> Begun:
+        """Begins an attempt, repeating while the store does not answer."""
+        away = False
+        pauses = iter(BEGIN_RETRIES)
+        while True:
+            try:
+                return await self.store.begin(run_uid)
+            except Unavailable:
+                away = True
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+            except Conflict:
+                if not away:
+                    raise
+                # It had begun, and the reply was lost: that attempt is nobody's.
+                away = False
+                await self.store.requeue_lost(run_uid)
 
     def stop(self, job: Job, why: str, reason: Stop = Stop.CANCEL) -> None:
         """Stops a run that has started."""
@@ -290,53 +393,51 @@ class Dispatcher:
         outcome = execution.stop_outcome()
         try:
             await execution.finish(outcome)
-        except Unavailable:
-            self.hub.spawn(self._close_later(job, execution))
+        except Unavailable as error:
+            self.hub.spawn(self._close_later(job, error))
             return
         self._ended(job, outcome)
-        await self._after_run(job, outcome)
+        await self._after_run(job)
 
-    async def _close_later(self, job: Job, execution: Execution) -> None:
+    async def _close_later(self, job: Job, error: SojournError) -> None:
         """Closes a run whose store was away, as soon as it is back; its session waits for that, its readers do not."""
-        error = job.live.failure or Unavailable("the store did not answer")
-        pauses = iter(CLOSE_RETRY_SECONDS)
-        while not self.closed:
-            await asyncio.sleep(next(pauses, CLOSE_RETRY_SECONDS[-1]))
-            try:
-                record = await self.store.take_over(execution.record.uid, RunError.of(error), move=Move.FAIL)
-            except Unavailable:
-                continue
-            except SojournError:
-                break
-            job.live.record = record
-            break
+        record = job.live.record
+        self.hub.remove(job)
+        closed = await self._close_record(record.id, record.user_id, RunError.of(error), Move.FAIL)
+        if closed is not None:
+            job.live.record = closed
+            if closed.status.terminal:
+                # For readers who come to it only now; the others have been told that the store was away.
+                job.live.publish_last(terminal_frame(closed))
         self._ended(job, None)
-        await self._after_run(job, Outcome(Move.FAIL, RunError.of(error), error))
+        await self._after_run(job)
 
     def _ended(self, job: Job, outcome: Outcome | None) -> None:
         """The run has really ended, as far as its session is concerned: the next one may start."""
+        execution = job.execution
+        if execution is not None and execution.stop_reason is Stop.SHUTDOWN and not self.closed:
+            # The event loop is being torn down: what would start now could not end.
+            self.hub.engine.stop()
         self.left_queue(job)
-        record = job.live.record
         self.hub.remove(job)
         self.hub.engine.free_turn(job.delivery)
-        if job.execution is None or job.execution.task is None or (not job.abandoned and not job.execution.thread_calls):
+        if execution is None or execution.task is None or not (job.abandoned or execution.thread_calls):
             self.hub.engine.free_slot(job.delivery)
-        if outcome is not None and outcome.move is Move.REQUEUE:
-            job.live.failure = suspended_error(record)
-            job.live.end()
-        elif outcome is not None and outcome.move is Move.WAIT and record.status is RunStatus.QUEUED:
+        live = job.live
+        if live.ended:
+            return
+        record = live.record
+        if record.status is RunStatus.WAITING and job.answered:
+            record = live.record = record.evolve(status=RunStatus.QUEUED)
+        if record.status is RunStatus.QUEUED and outcome is not None and outcome.move is Move.WAIT and not self.closed:
             # Answered while it was still busy with something else: it goes on at once.
-            self._go_on(job, record)
-        elif record.status is RunStatus.WAITING:
-            self.hub.spawn(self.watch_expiry(record))
-
-    def _go_on(self, job: Job, record: RunRecord) -> None:
-        delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, True, True)
-        again = Job(self, job.live, delivery, job.context, job.ancestors)
-        again.in_queue = True
-        self.limiter.queued += 1
-        self.hub.add(again)
-        self._queue(again)
+            self._queue(self._job(record, live, job.context, job.ancestors, ahead=True))
+            return
+        if record.status is RunStatus.QUEUED:
+            live.failure = suspended_error(record)
+        live.end()
+        if record.status is RunStatus.WAITING:
+            self.hub.spawn(self.watch_waiting(record))
 
     def _released(self, job: Job) -> None:
         """The run's task has ended, whatever became of the run."""
@@ -363,29 +464,42 @@ class Dispatcher:
         self.limiter.abandoned -= 1
         self.hub.engine.free_slot(job.delivery)
 
-    async def _after_run(self, job: Job, outcome: Outcome) -> None:
+    async def _after_run(self, job: Job) -> None:
         record = job.live.record
         if self.services.plugins.after_run:
             await observe_hooks(self.services.plugins.after_run, record, job.live.cause)
         if self.services.ingests and record.status is RunStatus.COMPLETED:
             self.hub.spawn(self.services.ingest(record))
 
-    async def watch_expiry(self, record: RunRecord) -> None:
-        """Fails a waiting run when the first of its questions expires."""
+    async def watch_waiting(self, record: RunRecord) -> None:
+        """Sees to it that a waiting run goes on if it was answered meanwhile, and fails when a question of it expires."""
+        pauses = iter(CLOSE_RETRY_SECONDS)
+        while not self.closed:
+            try:
+                current = await self.store.get_run(record.app_name, record.id, record.user_id)
+                if current.uid in self.hub.jobs:
+                    return
+                if current.status is RunStatus.QUEUED:
+                    self.deliver(current, ahead=True)
+                elif current.status is RunStatus.WAITING:
+                    await self._watch_expiry(current)
+                return
+            except Unavailable:
+                await asyncio.sleep(next(pauses, CLOSE_RETRY_SECONDS[-1]))
+            except SojournError:
+                return
+
+    async def _watch_expiry(self, record: RunRecord) -> None:
         asked = await self.store.list_interrupts(record.app_name, user_id=record.user_id, run_uid=record.uid)
         times = [i.expires_at for i in asked if i.expires_at is not None]
-        if times:
-            delay = max(0.0, min(times) - platform.now())
-            self.hub.at(delay, lambda: self.hub.spawn(self._expire(record)))
-
-    async def _expire(self, record: RunRecord) -> None:
-        error = TimedOut(f"nobody answered run {record.id!r} in time", code="interrupt.expired", retryable=False)
-        try:
-            current = await self.store.get_run(record.app_name, record.id, record.user_id)
-            if current.status is RunStatus.WAITING and current.attempt == record.attempt:
-                await self.store.close_run(record.uid, RunError.of(error), move=Move.EXPIRE)
-        except NotFound:
+        if not times:
             return
+        delay = min(times) - platform.now()
+        if delay > 0:
+            self.hub.at(delay, lambda: self.hub.spawn(self.watch_waiting(record)))
+            return
+        error = TimedOut(f"nobody answered run {record.id!r} in time", code="interrupt.expired", retryable=False)
+        await self.store.close_run(record.uid, RunError.of(error), move=Move.EXPIRE)
 
     async def cancel(self, record: RunRecord, reason: str) -> RunRecord:
         """Asks for a run's end; see `Runner.cancel`."""
@@ -409,7 +523,7 @@ class Dispatcher:
     def leave(self, record: RunRecord) -> None:
         """Ends a run whose reader has left, unless it has ended or waits for a person; may be called from any thread."""
         job = self.hub.jobs.get(record.uid)
-        if job is None or job.live.ended:
+        if job is None or job.live.ended or not job.live.record.attached:
             return
         loop = self.hub.loop
         if loop is not None and not loop.is_closed():

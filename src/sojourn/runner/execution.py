@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ from sojourn.runner.journal import Journal
 from sojourn.runner.log import AttemptLog, Outcome, Said
 from sojourn.runner.plugins import change, observe
 from sojourn.runner.speech import Speech, shown
-from sojourn.session.state import State
+from sojourn.session.state import State, StateDelta
 from sojourn.session.types import SessionKey
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Execution:
         self._entered = False
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
-        self._transfers = record.transfers
+        self._handovers = self._transfers = record.transfers
         self._paused = False
         self._log = AttemptLog(services, live, record, begun.session, self.config)
         self._speech = Speech(live, record, self.config.max_event_bytes)
@@ -143,6 +143,10 @@ class Execution:
         self.thread_calls = track_calls()
         try:
             outcome = await self._work()
+        except GeneratorExit:
+            # The event loop is gone and this task is garbage: nothing can be stored, the run is found again as lost.
+            self.finished = self._log.closed = True
+            raise
         except BaseException as error:
             outcome = self._outcome_of(error)
         if self.thread_calls and self.stop_reason is not None and not self.finished:
@@ -167,6 +171,8 @@ class Execution:
             raise asyncio.CancelledError
         if config.timeout is not None:
             self._timer = asyncio.get_running_loop().call_later(config.timeout, self.on_timeout)
+        if self.attempt > 1:
+            self._speech.resume(await self._stored_events())
         if services.inject_memory(config):
             self.memories = await services.find_memories(self.session, self.user_content, config)
         ctx = self._root_context()
@@ -177,11 +183,20 @@ class Execution:
             await self._drive(ctx)
         return Outcome(Move.WAIT) if self._paused else _COMPLETED
 
+    async def _stored_events(self) -> list[Event]:
+        """What earlier attempts have said and counts."""
+        found: list[Event] = []
+        after = 0
+        while events := await self.store.run_events(self.record.uid, after=after):
+            found.extend(e for e in events if not e.superseded)
+            after = events[-1].pos or 0
+        return found
+
     def _root_context(self) -> Context:
         root = self.services.agent
         name = self.record.agent
         agent = root if name is None else root.find_agent(name) or root
-        scope = f"{agent.name}#{self._transfers}" if self._transfers else ""
+        scope = f"{agent.name}#{self._handovers}" if self._handovers else ""
         return Context(self, agent, self._state, None, scope, None)
 
     def _outcome_of(self, error: BaseException) -> Outcome:
@@ -204,6 +219,7 @@ class Execution:
 
     async def _drive(self, ctx: Context) -> Context:
         """Runs an agent and those it hands over to, to the end of the last."""
+        start, hops = ctx.scope, 0
         while True:
             await self._run_agent(ctx)
             name = ctx._transfer
@@ -211,9 +227,9 @@ class Execution:
                 return ctx
             target = ctx.agent.root_agent.find_agent(name)
             assert target is not None, "checked when the hand-over was asked for"
-            scope = f"{target.name}#{self._transfers}"
-            if ctx._boundary is not None:
-                scope = f"{ctx.scope}/{scope}"
+            hops += 1
+            # A later attempt starts with the agent that has the run: its path counts what is recorded, nothing else.
+            scope = f"{target.name}#{self._handovers}" if ctx._boundary is None else f"{start}/{target.name}#{hops}"
             ctx = Context(self, target, ctx.state, ctx.branch, scope, ctx._boundary)
 
     async def _run_agent(self, ctx: Context) -> None:
@@ -240,6 +256,8 @@ class Execution:
         finally:
             if plugins.after_agent:
                 await observe(plugins.after_agent, ctx, error)
+            # An exception that its own frame holds would keep all that the agent's frames hold.
+            error = None
 
     async def _before_agent(self, ctx: Context) -> bool:
         """Calls what comes before the agent; returns whether that answered in its place."""
@@ -333,6 +351,7 @@ class Execution:
         await self._log.commit(ctx, events, interrupts=interrupts, agent=agent)
         if target is not None:
             self._transfers += 1
+            self._handovers += agent is not None
         if self.stop_reason is not None:
             raise asyncio.CancelledError
 
@@ -344,12 +363,15 @@ class Execution:
     async def _end_agent(self, ctx: Context, returned: Said | None) -> None:
         """Seals what is left, and calls what comes after the agent."""
         callbacks = ctx.agent.after_agent
+        if self.ended and not ctx._transfer_told:
+            ctx._transfer = None
         last = [self._speech.seal(ctx)] if ctx._message is not None else []
         if returned is not None:
             last.append(returned)
         elif not last and ctx.has_actions():
             last.append((self._speech.event(ctx), None))
-        if ctx._boundary is None and ctx._transfer is None and not callbacks and not self.services.plugins.after_agent:
+        plugins = self.services.plugins
+        if ctx._boundary is None and ctx._transfer is None and not (callbacks or plugins.after_agent or plugins.on_event):
             # The run ends here: the last message and the end are one append.
             self._log.tail.extend(last)
             return
@@ -361,26 +383,28 @@ class Execution:
         if ctx.has_actions():
             await self._commit(ctx, [(self._speech.event(ctx), None)])
 
-    async def run_child(self, ctx: Context, agent: Agent, branch: str | None) -> Any:
+    def run_child(self, ctx: Context, agent: Agent, branch: str | None) -> Awaitable[Any]:
         """See `Context.run_agent`."""
+        if ctx._children is None:
+            ctx._children = {}
+        count = ctx._children[agent.name] = ctx._children.get(agent.name, 0) + 1
+        state, path = ctx.state, ctx.branch
+        if branch is not None:
+            # Taken at once: what siblings write meanwhile must not depend on who is scheduled first.
+            state = ctx.state.overlay()
+            path = f"{ctx.branch}.{branch}" if ctx.branch else branch
+        return self._run_child(ctx, Context(self, agent, state, path, ctx.path(f"{agent.name}@{count}"), agent))
+
+    async def _run_child(self, ctx: Context, child: Context) -> Any:
         if self.ended:
             return None
         if ctx._message is not None:
             await self._commit(ctx, [self._speech.seal(ctx)])
-        if ctx._children is None:
-            ctx._children = {}
-        count = ctx._children[agent.name] = ctx._children.get(agent.name, 0) + 1
-        scope = ctx.path(f"{agent.name}@{count}")
-        state, path = ctx.state, ctx.branch
-        if branch is not None:
-            state = ctx.state.overlay()
-            path = f"{ctx.branch}.{branch}" if ctx.branch else branch
-        child = Context(self, agent, state, path, scope, agent)
         try:
             last = await self._drive(child)
         finally:
-            if branch is not None:
-                ctx.state.join(state)
+            if child.state is not ctx.state:
+                ctx.state.join(child.state)
         if child._escalated or last._escalated:
             ctx._escalated = True
         return last._output
@@ -407,27 +431,32 @@ class Execution:
             log.seal_calls(self.run_id, outcome.error.code if outcome.error else "run.cancelled", ordinal, self.attempt)
         left = self._state.take() if outcome.move is Move.COMPLETE else None
         try:
-            record, outcome = await log.close(outcome, left, dict(self._speech.ordinals) if self.attempt > 1 else None)
-        except Fenced as error:
-            await self._fenced(error)
+            await self._close_run(outcome, left)
         except Unavailable as error:
             self.live.failure = error
             self.live.end()
             raise
+
+    async def _close_run(self, outcome: Outcome, left: StateDelta | None) -> None:
+        # Only an agent that came to its own end has left out what an earlier attempt said after that.
+        complete = self.attempt > 1 and outcome.move in (Move.COMPLETE, Move.WAIT)
+        try:
+            record, outcome = await self._log.close(outcome, left, dict(self._speech.ordinals) if complete else None)
+        except Fenced as error:
+            await self._fenced(error)
         else:
             self.live.cause = outcome.cause
             self.conclude(record)
 
     def conclude(self, record: RunRecord) -> None:
-        """Shows the end of the attempt as the store has it."""
+        """Shows the end of the attempt as the store has it, if that is the run's end."""
         self.record = self.live.record = record
         if record.status.terminal:
-            self.live.publish(terminal_frame(record))
-        if record.status is not RunStatus.QUEUED:
+            self.live.publish_last(terminal_frame(record))
             self.live.end()
 
     async def _fenced(self, error: Fenced) -> None:
-        """The run was closed over this attempt's head: tells what the store says of it."""
+        """The run was closed over this attempt's head, or its own last append is repeated: tells what the store says."""
         try:
             record = await self.store.get_run(self.record.app_name, self.run_id, self.record.user_id)
         except NotFound:
@@ -436,10 +465,7 @@ class Execution:
             )
             self.live.end()
             return
-        if record.status.terminal:
-            # Readers find in the store what this process does not know of.
-            self.live.frames.clear()
-            self.live.first_pos = record.last_pos
+        if record.status.terminal or (record.attempt == self.attempt and record.status is not RunStatus.RUNNING):
             self.conclude(record)
         else:
             self.live.failure = error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,7 +12,7 @@ from sojourn.errors import InvalidInput, RunWaiting, SojournError
 from sojourn.event import Event, Partial
 from sojourn.run.live import LiveRun
 from sojourn.run.status import RunStatus
-from sojourn.run.types import Frame, Interrupt, RunRecord
+from sojourn.run.types import Interrupt, RunRecord
 from sojourn.runner import spill
 from sojourn.runner.answers import answers
 from sojourn.runner.readers import FrameReader
@@ -26,7 +27,7 @@ T = TypeVar("T")
 class Run:
     """A run, from the outside. It goes on whether or not anybody holds this."""
 
-    __slots__ = ("_live", "_record", "_runner", "start_pos")
+    __slots__ = ("__weakref__", "_live", "_record", "_runner", "start_pos")
 
     def __init__(self, runner: Runner, record: RunRecord, live: LiveRun | None, *, start_pos: int = 0) -> None:
         self._runner = runner
@@ -63,9 +64,17 @@ class Run:
         """Reads the record from the store."""
         record = await self._runner.store.get_run(self._record.app_name, self.id, self.user_id)
         self._record = record
-        if self._live is not None and self._live.ended:
-            self._live = None
+        self._follow()
         return record
+
+    def _follow(self) -> LiveRun | None:
+        """The live run, a later one if the run has gone on since it waited; None if it is not live here."""
+        live = self._live
+        if live is None or (live.ended and live.failure is None and not live.record.status.terminal):
+            if live is not None and live.record.attempt >= self._record.attempt:
+                self._record = live.record
+            live = self._live = self._runner.hub.live.get(self._record.uid)
+        return live
 
     def frames(self, after: int = 0, *, partials: bool = True) -> FrameReader:
         """Follows the run: its frames after a `pos`, and the pieces of messages between them.
@@ -78,29 +87,19 @@ class Run:
         """
         return FrameReader(self._runner.hub, self.record, after=after, partials=partials)
 
-    async def events(self, after: int = 0, *, partials: bool | None = None) -> AsyncIterator[Event | Partial]:
+    def events(self, after: int = 0, *, partials: bool | None = None) -> EventReader:
         """Follows what the run's agents say: events, and the pieces of messages between them.
 
-        Events that an earlier attempt said and that do not count any more are left out.
+        Events that an earlier attempt said and that do not count any more are left out. At the end, the coded error of a
+        failed or cancelled run is raised.
 
         Args:
             after: Events up to this `pos` are skipped.
             partials: Whether to give the pieces of messages; as the run's streaming mode has it if omitted.
-
-        Raises:
-            SojournError: At the end, if the run failed or was cancelled: its coded error.
         """
         if partials is None:
             partials = self._runner.streams(self.record)
-        reader = self.frames(after, partials=partials)
-        async for frame in reader:
-            if isinstance(frame, Partial):
-                yield frame
-            elif frame.event is not None:
-                if not frame.event.superseded:
-                    yield frame.event
-            elif frame.error is not None:
-                raise self._error(frame)
+        return EventReader(self, self.frames(after, partials=partials))
 
     async def result_stream(self) -> AsyncIterator[str]:
         """Follows the text of the run's messages, piece by piece, without thoughts.
@@ -136,7 +135,7 @@ class Run:
         if record.status is RunStatus.WAITING:
             raise RunWaiting(await self.interrupts(), run_id=self.id)
         if record.error is not None:
-            raise self._raised(record.error.to_exception())
+            raise self.raised(record.error.to_exception())
         event = self._live.final if self._live is not None else None
         if event is None or record.attempt > 1:
             event = await self._final(record)
@@ -158,7 +157,10 @@ class Run:
 
     async def cancel(self, reason: str = "cancelled by its caller") -> RunRecord:
         """Asks for the run's end; see `Runner.cancel`."""
-        return await self._runner.cancel(self.id, user_id=self.user_id, reason=reason)
+        record = await self._runner.cancel(self.id, user_id=self.user_id, reason=reason)
+        if self._follow() is None:
+            self._record = record
+        return record
 
     async def interrupts(self) -> list[Interrupt]:
         """The questions that the run waits for."""
@@ -168,7 +170,7 @@ class Run:
     # -- parts ------------------------------------------------------------------------------------------------------
 
     async def _ended(self) -> RunRecord:
-        live = self._live
+        live = self._follow()
         if live is not None:
             await live.wait_ended()
             if live.failure is not None and not live.record.status.terminal:
@@ -202,11 +204,7 @@ class Run:
             return event.snapshot().output
         return event.text or None
 
-    def _error(self, frame: Frame) -> SojournError:
-        assert frame.error is not None
-        return self._raised(frame.error.to_exception())
-
-    def _raised(self, error: SojournError) -> SojournError:
+    def raised(self, error: SojournError) -> SojournError:
         """The error to raise, with the exception behind it where this process knows it."""
         live = self._live or self._runner.hub.live.get(self._record.uid)
         if live is not None and live.cause is not None and live.cause is not error:
@@ -230,6 +228,29 @@ def _convert(value: Any, to_type: type[Any]) -> Any:
         ) from error
 
 
+class EventReader(AsyncIterator[Event | Partial]):
+    """What a run's agents say, as `Run.events` gives it."""
+
+    def __init__(self, run: Run, frames: FrameReader) -> None:
+        self._run = run
+        self._frames = frames
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event | Partial:
+        frames = self._frames
+        while True:
+            item = frames.take() or await frames.__anext__()
+            if isinstance(item, Partial):
+                return item
+            if item.event is not None:
+                if not item.event.superseded:
+                    return item.event
+            elif item.error is not None:
+                raise self._run.raised(item.error.to_exception())
+
+
 class EventStream(AsyncIterator[Event | Partial]):
     """What an attached run's agents say. The run starts with the first item; leaving the loop cancels it.
 
@@ -242,8 +263,9 @@ class EventStream(AsyncIterator[Event | Partial]):
         self._start = start
         self._leave = leave
         self._run: Run | None = None
-        self._items: AsyncIterator[Event | Partial] | None = None
+        self._items: EventReader | None = None
         self._over = False
+        self._owner: asyncio.Task[Any] | None = None
 
     @property
     def run(self) -> Run | None:
@@ -257,25 +279,38 @@ class EventStream(AsyncIterator[Event | Partial]):
         if self._over:
             raise StopAsyncIteration
         if self._items is None:
-            self._run = await self._start()
-            self._items = self._run.events(self._run.start_pos)
+            self._owner = asyncio.current_task()
+            self._run = run = await self._start()
+            self._items = run.events(run.start_pos)
         try:
-            return await anext(self._items)
+            return await self._items.__anext__()
         except StopAsyncIteration:
             self._over = True
             raise
         except SojournError:
             self._over = True
+            if self._run is not None:
+                self._leave(self._run)
             raise
+        except asyncio.CancelledError:
+            # A timeout around one item is not the end; the end of the task that reads is, even if its traceback is kept.
+            if self._owner is not None and not self._owner.done():
+                self._owner.add_done_callback(self._reader_ended)
+            raise
+
+    def _reader_ended(self, _: object) -> None:
+        if not self._over and self._run is not None:
+            self._over = True
+            self._leave(self._run)
 
     async def aclose(self) -> None:
         """Leaves the run: cancels it unless it has ended or waits for a person, and waits for its end."""
-        if self._over:
-            return
+        run = self._run
+        if not self._over and run is not None:
+            self._leave(run)
         self._over = True
-        if self._run is not None:
-            self._leave(self._run)
-            await self._run.settled()
+        if run is not None and run.record.attached:
+            await run.settled()
 
     async def __aenter__(self) -> EventStream:
         return self

@@ -7,7 +7,7 @@ import contextvars
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sojourn import platform
 from sojourn.engine.inprocess import InProcessEngine
@@ -36,8 +36,8 @@ class Job:
     """A run that this process is to execute, from its submission to its end."""
 
     __slots__ = (
-        "abandoned", "ancestors", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue", "live",
-        "queue_timer", "stop_why",
+        "abandoned", "ancestors", "answered", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue",
+        "live", "queue_timer", "stop_why",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class Job:
         self.stop_why: str | None = None
         self.in_queue = False
         self.abandoned = False
+        # Whether a question was answered that this process has not heard of being stored.
+        self.answered = False
         self.queue_timer: asyncio.TimerHandle | None = None
 
 
@@ -65,7 +67,8 @@ class Hub:
     """One per store object."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        # Weak, as the store is what this is found by: it must go when nobody else uses it.
+        self._store = ref(store)
         self.dispatchers: WeakSet[Dispatcher] = WeakSet()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.generation = 0
@@ -80,6 +83,13 @@ class Hub:
         self._poller: asyncio.Task[None] | None = None
         self._watchdog: Watchdog | None = None
         self._entered = 0
+
+    @property
+    def store(self) -> Store:
+        """The store; whoever uses this holds it."""
+        store = self._store()
+        assert store is not None, "a Runner that uses this hub holds the store"
+        return store
 
     def bind(self) -> int:
         """Makes sure that this belongs to the running event loop; what was live in one that has ended is gone.
@@ -195,8 +205,11 @@ class Hub:
     async def _poll(self) -> None:
         while self.jobs or self._entered:
             await asyncio.sleep(CHANGES_SECONDS)
+            store = self._store()
+            if store is None:
+                return
             try:
-                for change in await self.store.changes():
+                for change in await store.changes():
                     await self._act_on(change)
             except SojournError as error:
                 logger.warning("cannot look for changes by other processes: %s", error)

@@ -70,6 +70,7 @@ class Journal:
         finally:
             if self._plugins.after_step:
                 await observe(self._plugins.after_step, ctx, key, error)
+            error = None
         return jsonvalue.copy(result)
 
     def question(

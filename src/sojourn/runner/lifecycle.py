@@ -53,7 +53,7 @@ async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
         if record.uid in hub.jobs:
             continue
         if record.status is RunStatus.WAITING:
-            await dispatcher.watch_expiry(record)
+            dispatcher.hub.spawn(dispatcher.watch_waiting(record))
             continue
         lost = record.status is RunStatus.RUNNING
         if lost:

@@ -87,14 +87,13 @@ class AttemptLog:
             raise asyncio.CancelledError
         pending = [*self.tail, *events]
         self.tail.clear()
-        prepared = await self._prepare(ctx, pending)
         try:
-            appended, cancelled = await self._append(
-                Batch([e for e, _ in prepared], list(steps), list(interrupts), agent=agent)
-            )
-        except Unavailable:
-            # What was said is not lost if the store is back when the run is closed.
-            self.tail[:0] = prepared
+            prepared = await self._prepare(ctx, pending)
+            batch = Batch([e for e, _ in prepared], list(steps), list(interrupts), agent=agent)
+            appended, cancelled = await self._append(batch)
+        except BaseException:
+            # Messages that readers have seen pieces of go with the attempt's last append instead.
+            self.tail[:0] = [said for said in pending if said[1] is not None]
             raise
         self._show(appended.events, prepared)
         if cancelled is not None:
@@ -119,7 +118,8 @@ class AttemptLog:
         """
         self.closed = True
         events, self.tail = self.tail, []
-        while True:
+        refused: SojournError | None = None
+        for _ in range(_CLOSING_TRIES):
             try:
                 prepared = await self._prepare(None, events)
             except SojournError as error:
@@ -131,13 +131,16 @@ class AttemptLog:
             except (Fenced, Unavailable):
                 raise
             except SojournError as error:
-                # The leftover state may be what cannot be stored; if it was not, it is one of the events.
+                # The leftover state may be what cannot be stored, or else one of the events, or else the error's own text.
+                outcome = _failed(error) if refused is None else Outcome(Move.FAIL, _UNTOLD, error)
                 if state is None:
                     events = []
-                state, outcome = None, _failed(error)
+                state, refused = None, error
                 continue
             self._show(appended.events, prepared)
             return appended.record, outcome
+        code = refused.code if refused is not None else None
+        raise Unavailable("the store refuses to close the run", code=code) from refused
 
     def seal_calls(self, run_id: str, code: str, ordinal: int, attempt: int) -> None:
         """Answers all open calls with an error, so that the next history is valid."""
@@ -165,7 +168,9 @@ class AttemptLog:
                 except AgentError:
                     if not self.closed:
                         raise
-                    continue  # The run is ending, and what it has said must not be lost to a plugin.
+                    # The run is ending: the event keeps its place, but what no plugin has passed is not stored.
+                    event = event.evolve(content=None, output=None, interrupted=True, error_code="plugin.failed")
+                    break
                 if replaced is not None:
                     event = replaced.evolve(**{name: getattr(event, name) for name in _IDENTITY})
             if spill.is_large(event, self._max_bytes):
@@ -215,6 +220,10 @@ class AttemptLog:
                 live.final = event
             live.publish(event_frame(event), message)
 
+
+_CLOSING_TRIES = 5
+
+_UNTOLD = RunError("agent.failed", "the run failed, and why could not be stored")
 
 _IDENTITY = ("id", "run_id", "ordinal", "branch", "attempt", "timestamp")
 

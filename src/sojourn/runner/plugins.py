@@ -48,6 +48,9 @@ class Plugin:
     async def on_event(self, ctx: Context | None, event: Event) -> Event | None:
         """Before an event is stored. Returns one in place of it (its identity is kept), or None.
 
+        Pieces of a message have been sent to readers by then, unless the run's streaming mode is `NONE`. What this raises
+        for is not stored: at the end of a failing run, an empty event stands in its place.
+
         The context is None for events that the runner writes itself.
         """
 

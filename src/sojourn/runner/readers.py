@@ -60,6 +60,10 @@ class FrameReader:
     def __aiter__(self) -> FrameReader:
         return self
 
+    def take(self) -> Frame | Partial | None:
+        """What there is to read without waiting, if anything."""
+        return self._ready.popleft() if self._ready else None
+
     async def __anext__(self) -> Frame | Partial:
         ready = self._ready
         while not ready:

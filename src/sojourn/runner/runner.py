@@ -227,18 +227,28 @@ class Runner:
         content = _content(message)
         self.dispatcher.ready()
         if content.parts and content.parts[0].function_response is not None:
-            found = await answered_by(self.store, self.app_name, user_id, content)
+            found = await answered_by(self.store, key, content)
             if found is not None:
                 return await self.answer(found[0].id, found[1], found[2], user_id=user_id)
         services = self._services
         for hook in services.plugins.on_user_message:
             content = await change(hook, key, content) or content
         config = services.merge(run_config)
-        run_id = platform.new_id() if run_id is None else check_id(run_id, "run_id")
-        event = Event(id=platform.new_id(), run_id=run_id, author=USER, timestamp=platform.now(), content=content, ordinal=0)
-        if spill.is_large(event, config.max_event_bytes):
-            event = await self._spill_message(key, event, config, create_session)
         ancestors = _ancestors(key, attached)
+        event = Event(id=platform.new_id(), author=USER, timestamp=platform.now(), content=content, ordinal=0)
+        large = spill.is_large(event, config.max_event_bytes)
+        if run_id is None:
+            run_id = platform.new_id()
+        elif (large or config.when_busy == "replace") and (
+            known := await self._known(key, check_id(run_id, "run_id"), content)
+        ):
+            return known
+        event = event.evolve(run_id=check_id(run_id, "run_id"))
+        if large or config.when_busy == "replace":
+            # Nothing may be kept or cancelled for a run that is refused.
+            self.dispatcher.check_room(key, ancestors)
+        if large:
+            event = await self._spill_message(key, event, config, create_session)
         new = NewRun(
             id=run_id,
             key=key,
@@ -255,6 +265,24 @@ class Runner:
         record, live = await self.dispatcher.submit(new, ancestors, slot_freed)
         return Run(self, record, live)
 
+    async def _known(self, key: SessionKey, run_id: str, content: Content) -> Run | None:
+        """The run recorded under this id, if there is one: submitting it again must do nothing else.
+
+        Raises:
+            Conflict: `run.conflict` if it was for another message or session.
+        """
+        try:
+            record = await self.store.get_run(self.app_name, run_id, key.user_id)
+        except NotFound:
+            return None
+        digest = (record.message.custom_metadata or {}).get(spill.DIGEST)
+        same = record.message.content == content if digest is None else digest == spill.digest(content)
+        if record.key != key or not same:
+            raise Conflict(
+                f"run id {run_id!r} was used for another message or session; use a new id for a new run", code="run.conflict"
+            )
+        return Run(self, record, self.hub.live.get(record.uid))
+
     async def _replace(self, key: SessionKey) -> None:
         """Cancels the session's queued and running runs."""
         query = RunQuery(key.app_name, key.user_id, key.session_id, (RunStatus.QUEUED, RunStatus.RUNNING))
@@ -269,6 +297,8 @@ class Runner:
                 code="event.too_large",
             )
         session = await self.get_session(key.user_id, key.session_id, create=create)
+        if event.content is not None:
+            event = event.evolve(custom_metadata={spill.DIGEST: spill.digest(event.content)})
         return await spill.spill(event, self.artifacts, session, config.max_event_bytes)
 
     # -- people -----------------------------------------------------------------------------------------------------
@@ -294,9 +324,13 @@ class Runner:
         record = await self.store.get_run(self.app_name, check_id(run_id, "run_id"), user_id)
         answered = await give_answer(self.store, record, interrupt_id, value)
         record = answered.record
+        if record.status is RunStatus.QUEUED:
+            job = hub.jobs.get(record.uid)
+            if job is not None:
+                job.answered = job.answered or answered.recorded
+            elif await self._may_execute() and record.uid not in hub.jobs:
+                self.dispatcher.deliver(record, ahead=True)
         live = hub.live.get(record.uid)
-        if answered.recorded and record.status is RunStatus.QUEUED and live is None and await self._may_execute():
-            live = self.dispatcher.deliver(record, ahead=True)
         return Run(self, record, live, start_pos=record.last_pos)
 
     async def _may_execute(self) -> bool:

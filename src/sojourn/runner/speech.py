@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sojourn import jsonvalue, platform
@@ -29,19 +30,41 @@ class Speech:
 
     def __init__(self, live: LiveRun, record: RunRecord, max_event_bytes: int) -> None:
         self.ordinals: dict[str | None, int] = {None: max(1, record.base_ordinal)}
+        # Of a later attempt: the ordinals up to which earlier ones have said something that counts.
+        self._said_before: dict[str | None, int] = {}
         self._live = live
         self._run_id = record.id
         self._attempt = record.attempt
         self._max_message = max_event_bytes * MESSAGE_FACTOR
         self._writing: dict[str, Context] = {}
 
+    def resume(self, stored: Iterable[Event]) -> None:
+        """Takes note of what earlier attempts of the run have said.
+
+        Args:
+            stored: The run's events that count, in order.
+        """
+        handover = self.ordinals[None] - 1
+        before = handover > 0
+        for event in stored:
+            branch, ordinal = event.branch, event.ordinal
+            if ordinal is None:
+                continue
+            self._said_before[branch] = max(self._said_before.get(branch, 0), ordinal)
+            if before and branch is not None:
+                # Said before the run was handed to the agent it is with: that stays, and its ordinals are taken.
+                self.ordinals[branch] = ordinal + 1
+            before = before and not (branch is None and ordinal == handover)
+
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def open(self, ctx: Context) -> OpenMessage:
         """Begins a message whose pieces readers are sent."""
         message = ctx._message = OpenMessage(platform.new_id(), self._run_id, ctx.agent.name, ctx.branch)
-        self._live.open[message.id] = message
         self._writing[message.id] = ctx
+        if self.ordinals.get(ctx.branch, 1) > self._said_before.get(ctx.branch, 0):
+            # Pieces of a message that is stored already would stand on the screen twice.
+            self._live.open[message.id] = message
         return message
 
     def add(self, ctx: Context, text: str, *, thought: bool = False) -> None:
@@ -74,7 +97,8 @@ class Speech:
         message = ctx._message
         assert message is not None, "only called with an open message"
         ctx._message = None
-        streamed = self._writing.pop(message.id, None) is not None
+        self._writing.pop(message.id, None)
+        streamed = message.id in self._live.open
         event = self.event(
             ctx,
             id=message.id,
@@ -134,12 +158,17 @@ class Speech:
             branch=branch,
             ordinal=ordinal,
             attempt=self._attempt,
-            actions=self._actions(ctx, actions, own_actions),
+            actions=self._actions(ctx, actions, own_actions) if not fields.get("interrupted") else self._kept(ctx),
             **fields,
         )
         if not event.interrupted and (event.output is not None or event.content is not None):
             ctx._output = event.output if event.output is not None else event.text or None
         return event
+
+    def _kept(self, ctx: Context) -> EventActions:
+        """The actions of a message that was cut off: what it would have done is dropped, what was saved is told."""
+        saved, ctx._artifact_delta = ctx._artifact_delta, None
+        return EventActions(artifact_delta=saved) if saved else _NO_ACTIONS
 
     def _actions(self, ctx: Context, given: EventActions | None, own: bool) -> EventActions:
         """Joins the actions of a yielded event with the pending ones of the context."""

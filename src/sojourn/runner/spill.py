@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -21,6 +22,15 @@ _MIME_TYPE = re.compile(r"[!-~]+/[!-~]+")
 
 SPILLED = "spilled"
 """Key in `custom_metadata` under which an event names what was moved: `text:<part>`, `response:<part>` or `output`."""
+
+
+DIGEST = "digest"
+"""Key in a spilled message's `custom_metadata` under which it keeps the hash of what it was."""
+
+
+def digest(content: Content) -> str:
+    """A hash that tells whether two contents are the same."""
+    return hashlib.sha256(content.to_json().encode()).hexdigest()
 
 
 def is_large(event: Event, max_bytes: int) -> bool:

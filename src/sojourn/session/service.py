@@ -76,6 +76,10 @@ class SessionService(Protocol):
         """
         ...
 
+    async def list_apps(self) -> list[str]:
+        """Lists the apps that have sessions, in the order of their code points; the cost depends on the number of apps."""
+        ...
+
     async def patch_session(
         self,
         *,

@@ -7,7 +7,7 @@ import re
 from sojourn.errors import InvalidInput, Unsupported
 from sojourn.run.store import Store
 from sojourn.store.sqlite.connection import Synchronous
-from sojourn.store.sqlite.service import SQLiteSessionService
+from sojourn.store.sqlite.service import SqliteSessionService
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 _FORMS = "use 'sqlite:///relative.db' or 'sqlite:////absolute/path.db'"
@@ -19,7 +19,7 @@ def DatabaseSessionService(url: str, *, synchronous: Synchronous = "full") -> St
     Args:
         url: `sqlite:///relative.db` or `sqlite:////absolute/path.db`.
         synchronous: Of a SQLite file: `full` survives a loss of power, `normal` the death of the process; see
-            `SQLiteSessionService`.
+            `SqliteSessionService`.
 
     Raises:
         InvalidInput: `store.invalid_url`.
@@ -38,8 +38,6 @@ def DatabaseSessionService(url: str, *, synchronous: Synchronous = "full") -> St
         )
     if not rest.startswith("/"):
         raise InvalidInput(f"the database URL names a host, which SQLite has not; {_FORMS}", code="store.invalid_url")
-    if "?" in rest or "#" in rest:
-        raise InvalidInput(
-            "a SQLite URL takes no options; pass them to DatabaseSessionService by name", code="store.invalid_url"
-        )
-    return SQLiteSessionService(rest[1:], synchronous=synchronous)
+    if "?" in rest:
+        raise InvalidInput(f"a SQLite URL takes no options; {_FORMS}, and pass options by name", code="store.invalid_url")
+    return SqliteSessionService(rest[1:], synchronous=synchronous)

@@ -390,6 +390,9 @@ class InMemorySessionService:
         more = len(found) > limit
         return Page(items, page_token(found[limit - 1].created_at, found[limit - 1].uid) if more else None)
 
+    async def list_apps(self) -> list[str]:
+        return sorted({s.key.app_name for s in self._sessions.values()})
+
     async def patch_session(
         self, *, app_name: str, user_id: str, session_id: str, state_delta: dict[str, Any] | None = None,
         state_deleted: list[str] | None = None,
@@ -557,12 +560,13 @@ class InMemorySessionService:
             self._ask(run, interrupt)
         agent, base, transfers = record.agent, record.base_ordinal, record.transfers
         if batch.agent is not None:
-            agent = session.active_agent = batch.agent
-            transfers += 1
-            run.base_seq = len(session.events)
-            run.undo = []
-            if batch.events:
-                base = (batch.events[-1].ordinal or 0) + 1
+            base = (batch.events[-1].ordinal or 0) + 1 if batch.events else base
+            # An append that is repeated because its reply was lost hands over once.
+            if (batch.agent, base) != (agent, record.base_ordinal):
+                agent = session.active_agent = batch.agent
+                transfers += 1
+                run.base_seq = len(session.events)
+                run.undo = []
         now = platform.now()
         if batch.move is Move.WAIT and run.answered:
             status = RunStatus.QUEUED

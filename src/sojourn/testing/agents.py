@@ -64,7 +64,7 @@ class ScriptedAgent(Agent):
         for line in self.script:
             if isinstance(line, BaseException):
                 raise line
-            said = line
+            said: Any = line
             if not isinstance(line, str | Content | Event):
                 said = line(ctx)
                 if isawaitable(said):

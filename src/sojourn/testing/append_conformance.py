@@ -488,6 +488,18 @@ class AppendConformance(StoreSuite):
         assert await _state(store) == {"n": 1}
         assert [e.text for e in await _counting(store)] == ["Hello", "1", "over"]
 
+    async def test_a_repeated_hand_over_is_one(self, store: Store) -> None:
+        run = await _with_state(store, {"n": 0})
+        over = event(run, 1, "over", increments={"n": 1})
+        first = await write(store, run, over, agent="billing")
+        async with unchanged(store, but=["updated_at"]):
+            again = await write(store, run, over, agent="billing")
+        assert again == first
+        back = event(run, 2, "back")
+        assert (await write(store, run, back, agent="root")).record.transfers == 2
+        assert (await write(store, run, back, agent="root")).record.transfers == 2
+        assert (await next_attempt(store, run)).session.state == {"n": 1}
+
     async def test_leftovers_end_at_the_hand_over(self, store: Store) -> None:
         run = await start(store)
         await write(store, run, event(run, 1, "1"), event(run, 1, "a1", branch="a"))

@@ -91,19 +91,17 @@ def event(
     parts = [Part(text=text)] if text is not None else []
     parts += [Part.from_function_call("look_up", {"about": id_}, id=id_) for id_ in calls]
     parts += [Part.from_function_response("look_up", {"result": f"about {id_}"}, id=id_) for id_ in responses]
-    actions = EventActions(
-        state_delta=dict(state or {}),
-        state_deleted=tuple(deleted),
-        state_increments=dict(increments or {}),
-        summary_until=summary_until,
-    )
+    changes = {"state_delta": state, "state_deleted": deleted, "state_increments": increments}
+    actions: dict[str, Any] = {name: value for name, value in changes.items() if value}
+    if summary_until is not None:
+        actions["summary_until"] = summary_until
     fields.setdefault("id", f"{run.id}:{branch or ''}:{ordinal}:{run.attempt}")
     fields.setdefault("author", AGENT)
     fields.setdefault("content", Content("model", tuple(parts)) if parts else None)
     return Event(
         run_id=run.id,
         timestamp=platform.now(),
-        actions=actions,
+        actions=EventActions(**actions),
         branch=branch,
         ordinal=ordinal,
         attempt=run.attempt,

@@ -162,6 +162,10 @@ class FaultyStore:
             lambda: self.inner.list_sessions(app_name=app_name, user_id=user_id, limit=limit, after=after),
         )
 
+    async def list_apps(self) -> list[str]:
+        """As `SessionService.list_apps`."""
+        return await self._call("list_apps", self.inner.list_apps)
+
     async def patch_session(
         self,
         *,

@@ -284,6 +284,17 @@ class SessionServiceConformance(StoreSuite):
         assert (await store.list_sessions(app_name="shop", user_id="carol")).items == []
         assert (await store.list_sessions(app_name="nobody")).items == []
 
+    async def test_apps_are_those_that_have_sessions(self, store: Store) -> None:
+        assert await store.list_apps() == []
+        for app_name in ("shop", "é", "a b", "Shop", "\uffee", "\U0001f600"):
+            await _create(store, "s1", app_name=app_name)
+        await _create(store, "s2", app_name="shop")
+        assert await store.list_apps() == ["Shop", "a b", "shop", "é", "\uffee", "\U0001f600"]
+        for session_id in ("s1", "s2"):
+            assert "shop" in await store.list_apps()
+            await store.delete_session(app_name="shop", user_id="alice", session_id=session_id)
+        assert await store.list_apps() == ["Shop", "a b", "é", "\uffee", "\U0001f600"]
+
     async def test_list_leaves_out_state_and_events(self, store: Store) -> None:
         await _create(store, "s1", state={"a": 1, "user:b": 1})
         await finished(store, "r1", None, "Hi.")

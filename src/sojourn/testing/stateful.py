@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,12 +28,23 @@ from sojourn.content import Content, Part
 from sojourn.errors import SojournError
 from sojourn.event import Event, EventActions, Usage
 from sojourn.run.status import Move, RunStatus
-from sojourn.run.store import Batch, Begun, Fence, Store
+from sojourn.run.store import Batch, Begun, Fence, NewRun, Store
 from sojourn.run.types import Interrupt, RunError, RunRecord, Step
 from sojourn.session.state import StateDelta
 from sojourn.session.types import Session, SessionKey
 from sojourn.store.inmemory import InMemorySessionService
-from sojourn.testing.builders import answer_event, event, message, new_run, question, question_event, session_key, step
+from sojourn.testing.builders import (
+    APP_NAME,
+    USER_ID,
+    answer_event,
+    event,
+    message,
+    new_run,
+    question,
+    question_event,
+    session_key,
+    step,
+)
 from sojourn.testing.clock import ManualPlatform
 from sojourn.testing.world import assert_same_world, read_world
 
@@ -41,7 +53,6 @@ T = TypeVar("T")
 OpenStore = Callable[[Path], Awaitable[Store]]
 """Opens the store that keeps its data in a directory; called again with the same directory to open it again."""
 
-_APPS = ("shop",)
 
 # -- what is drawn ------------------------------------------------------------------------------------------------------
 
@@ -55,14 +66,17 @@ _increments = st.dictionaries(_state_keys, st.sampled_from([1, 2, -1, 0.5]), max
 _branches = st.sampled_from([None, None, None, "a", "a.x", "b"])
 _ids = st.sampled_from(["q1", "q2", "q3"])
 _answers = st.sampled_from([1, True, "yes"])
-_errors = st.just(RunError("agent.failed", "it broke"))
 
 
 @dataclass(frozen=True)
 class EventSpec:
-    """An event to be; what it becomes depends on the attempt that writes it."""
+    """An event to be; what it becomes depends on the attempt that writes it.
 
-    ordinal: int
+    Attributes:
+        ordinal: Its number in its branch; None for the next one.
+    """
+
+    ordinal: int | None
     text: str
     branch: str | None
     state: dict[str, Any]
@@ -73,11 +87,13 @@ class EventSpec:
     summary_until: int | None
     tokens: int
 
-    def of(self, run: RunRecord) -> Event:
-        """The event as an attempt writes it."""
+    def of(self, run: RunRecord, ordinals: Counter[str | None]) -> Event:
+        """The event as an attempt writes it, after the ordinals given; counts itself."""
+        ordinal = self.ordinal or ordinals[self.branch] + 1
+        ordinals[self.branch] = max(ordinal, ordinals[self.branch])
         return event(
             run,
-            self.ordinal,
+            ordinal,
             self.text,
             branch=self.branch,
             state=self.state,
@@ -92,10 +108,10 @@ class EventSpec:
 
 _event_specs = st.builds(
     EventSpec,
-    ordinal=st.integers(1, 5),
+    ordinal=st.one_of(st.none(), st.none(), st.none(), st.integers(1, 4)),
     text=_texts,
     branch=_branches,
-    state=st.one_of(st.just({}), _deltas),
+    state=_deltas,
     deleted=st.one_of(st.just([]), st.lists(_state_keys, max_size=1)),
     increments=st.one_of(st.just({}), _increments),
     calls=st.lists(st.sampled_from(["c1", "c2"]), max_size=2, unique=True),
@@ -104,7 +120,7 @@ _event_specs = st.builds(
     tokens=st.sampled_from([0, 0, 3]),
 )
 _lives = st.one_of(st.none(), st.dictionaries(st.sampled_from([None, "a", "b"]), st.integers(0, 5)))
-_moves = st.sampled_from([None, None, None, *Move])
+_moves = st.sampled_from([*[None] * 16, *Move])
 _batches = st.fixed_dictionaries(
     {
         "events": st.lists(_event_specs, max_size=4),
@@ -125,12 +141,16 @@ _batches = st.fixed_dictionaries(
 # -- the machine --------------------------------------------------------------------------------------------------------
 
 
+_RunKey = tuple[str, str]
+"""What names a run in the machine's one app: its user and its id."""
+
+
 @dataclass
 class _Side:
     """One of the two stores, and what it calls the runs."""
 
     store: Store
-    uids: dict[tuple[str, str], int]
+    uids: dict[_RunKey, int]
 
 
 def make_store_machine(open_store: OpenStore, *, durable: bool = True) -> type[RuleBasedStateMachine]:
@@ -179,30 +199,23 @@ class StoreComparison(RuleBasedStateMachine):
             self._runner.close()
             self._directory.cleanup()
 
-    @initialize()
-    def open(self) -> None:
-        """Opens both stores."""
+    @initialize(state=_deltas)
+    def open(self, state: dict[str, Any]) -> None:
+        """Opens both stores, with a session and a run under way."""
         self.model = _Side(InMemorySessionService(), {})
         self.tested = _Side(self._open(), {})
+        self._both(lambda side: side.store.create_session(**_named(session_key()), state=state))
+        self._submit(session_key(), new_run("r1"), begin=True)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
-    @rule(key=_keys, state=_deltas)
-    def create(self, key: SessionKey, state: dict[str, Any]) -> None:
-        """Creates a session, or tries to."""
-        self._both(lambda side: side.store.create_session(**_named(key), state=state))
-
-    @rule(key=_keys, delta=_deltas, deleted=st.lists(_state_keys, max_size=2))
-    def patch(self, key: SessionKey, delta: dict[str, Any], deleted: list[str]) -> None:
+    @rule(key=_keys, delta=_deltas, deleted=st.lists(_state_keys, max_size=2), create=st.sampled_from([True, False, False]))
+    def create_or_patch(self, key: SessionKey, delta: dict[str, Any], deleted: list[str], create: bool) -> None:
         """Writes state from outside of any run."""
-        self._both(lambda side: side.store.patch_session(**_named(key), state_delta=delta, state_deleted=deleted))
-
-    @rule(key=_keys, again=st.booleans())
-    def delete(self, key: SessionKey, again: bool) -> None:
-        """Deletes a session; then, maybe, creates it again."""
-        self._both(lambda side: side.store.delete_session(**_named(key)))
-        if again:
-            self._both(lambda side: side.store.create_session(**_named(key)))
+        if create:
+            self._both(lambda side: side.store.create_session(**_named(key), state=delta))
+        else:
+            self._both(lambda side: side.store.patch_session(**_named(key), state_delta=delta, state_deleted=deleted))
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -212,8 +225,8 @@ class StoreComparison(RuleBasedStateMachine):
         text=_texts,
         begin=st.sampled_from([True, True, False]),
         busy=st.booleans(),
-        create=st.booleans(),
-        retry_of=st.one_of(st.none(), st.none(), _run_ids),
+        create=st.sampled_from([True, True, True, False]),
+        retry_of=st.one_of(st.none(), st.none(), st.none(), _run_ids),
         state=st.one_of(st.none(), _deltas),
     )
     def submit(
@@ -228,136 +241,133 @@ class StoreComparison(RuleBasedStateMachine):
         state: dict[str, Any] | None,
     ) -> None:
         """Submits a run, which may be known already."""
+        run = new_run(
+            run_id,
+            key,
+            message=message(run_id, text, state=state),
+            create_session=create,
+            reject_if_busy=busy and not begin,
+            retry_of=retry_of,
+            config={"max_turns": 3},
+        )
+        self._submit(key, run, begin=begin)
 
-        async def call(side: _Side) -> Any:
-            run = new_run(
-                run_id,
-                key,
-                message=message(run_id, text, state=state),
-                create_session=create,
-                reject_if_busy=busy and not begin,
-                retry_of=retry_of,
-                config={"max_turns": 3},
-            )
-            submitted = await side.store.submit(run, begin=begin)
-            side.uids[key.user_id, run_id] = submitted.record.uid
-            return submitted
-
-        self._both(call)
-
-    @precondition(lambda self: self.model.uids)
-    @rule(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        """Begins an attempt, if the run is queued."""
-        run = data.draw(self._known())
-        self._both(lambda side: side.store.begin(side.uids[run]))
-
-    @precondition(lambda self: self._running())
     @rule(data=st.data(), batch=_batches, stale=st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1]))
     def append(self, data: st.DataObject, batch: dict[str, Any], stale: int) -> None:
-        """Appends anything to a running run, now and then as another attempt."""
-        run = data.draw(st.sampled_from(self._running()))
-        self._append(run, batch, stale)
+        """Appends anything, now and then as an attempt that was replaced or has not begun."""
+        run = self._some_running(data)
+        record = self._record(run)
+        record = record.evolve(attempt=max(record.attempt + stale, 0))
+        self._append(run, record, _batch(record, batch, _ordinals(self._stored(run))))
 
-    @precondition(lambda self: self._running())
-    @rule(data=st.data(), events=st.lists(_event_specs, min_size=1, max_size=3), again=st.booleans())
-    def write(self, data: st.DataObject, events: list[EventSpec], again: bool) -> None:
-        """Writes events and nothing else; then, maybe, the same once more."""
-        run = data.draw(st.sampled_from(self._running()))
-        for _ in range(1 + again):
-            self._append(run, {"events": events}, 0)
-
-    @precondition(lambda self: self._running())
-    @rule(data=st.data(), ids=st.lists(_ids, min_size=1, max_size=2, unique=True), expires=st.sampled_from([None, 3.0]))
-    def ask(self, data: st.DataObject, ids: list[str], expires: float | None) -> None:
-        """Asks a person and waits."""
-        run = data.draw(st.sampled_from(self._running()))
-        self._append(run, {"asks": ids, "move": Move.WAIT, "digest": "d1", "expires": expires}, 0)
-
-    @precondition(lambda self: self._running())
     @rule(
         data=st.data(),
-        lost=st.booleans(),
+        events=st.lists(_event_specs, min_size=1, max_size=4),
+        times=st.sampled_from([1, 1, 2]),
+        agent=st.sampled_from([None, None, None, None, "billing"]),
+    )
+    def write(self, data: st.DataObject, events: list[EventSpec], times: int, agent: str | None) -> None:
+        """Writes events, now and then to hand over; now and then once more, as after a lost reply."""
+        run = self._some_running(data)
+        record = self._record(run)
+        batch = _batch(record, {"events": events, "agent": agent}, _ordinals(self._stored(run)))
+        for _ in range(times):
+            self._append(run, record, batch)
+
+    @rule(
+        data=st.data(),
+        first=st.lists(_event_specs, min_size=2, max_size=4),
+        lost=st.sampled_from([True, True, True, False]),
         keep=st.integers(0, 6),
         change=st.sampled_from(["text", "state", "nothing"]),
         more=st.lists(_event_specs, max_size=2),
-        move=st.sampled_from([None, None, Move.COMPLETE, Move.WAIT, Move.REQUEUE]),
+        move=st.sampled_from([None, None, None, None, Move.COMPLETE, Move.WAIT, Move.REQUEUE]),
         told=st.booleans(),
     )
     def replay(
-        self, data: st.DataObject, lost: bool, keep: int, change: str, more: list[EventSpec], move: Move | None, told: bool
+        self,
+        data: st.DataObject,
+        first: list[EventSpec],
+        lost: bool,
+        keep: int,
+        change: str,
+        more: list[EventSpec],
+        move: Move | None,
+        told: bool,
     ) -> None:
         """Lets the next attempt write what is stored, up to where it takes another way."""
-        run = data.draw(st.sampled_from(self._running()))
+        run = self._some_running(data)
+        if not self._stored(run):
+            record = self._record(run)
+            self._append(run, record, _batch(record, {"events": first}, Counter()))
         if lost:
             self._both(lambda side: side.store.requeue_lost(side.uids[run]))
             self._both(lambda side: side.store.begin(side.uids[run]))
-
         record = self._record(run)
-        stored = [e for e in self._runner.run(self.model.store.run_events(self.model.uids[run])) if not e.superseded]
-        events = [e.evolve(attempt=record.attempt, seq=None, pos=None, supersedes=None) for e in stored[: keep + 1]]
-        if len(events) > keep:
+        events = [e.evolve(attempt=record.attempt, seq=None, pos=None, supersedes=None) for e in self._stored(run)]
+        if events:
+            keep %= len(events)
             events[keep:] = [_changed(events[keep], change)]
-        events += [spec.of(record) for spec in more]
-        live = {e.branch: (e.ordinal or 0) + 1 for e in sorted(events, key=lambda e: e.ordinal or 0)} if told else None
-        batch = Batch(events=events, move=move, live=live)
-        self._both(lambda side: side.store.append(Fence(side.uids[run], record.attempt), batch))
+        ordinals = _ordinals(events)
+        events += [spec.of(record, ordinals) for spec in more]
+        live = {branch: last + 1 for branch, last in ordinals.items()} if told else None
+        self._append(run, record, Batch(events=events, move=move, live=live))
 
-    @precondition(lambda self: self.model.uids)
-    @rule(data=st.data(), interrupt_id=_ids, value=_answers)
-    def answer(self, data: st.DataObject, interrupt_id: str, value: Any) -> None:
-        """Answers a question, open or not."""
-        run = data.draw(self._known())
-
-        self._answer(run, interrupt_id, value)
+    @rule(data=st.data(), ids=st.lists(_ids, min_size=1, max_size=2, unique=True), expires=st.sampled_from([None, 3.0]))
+    def ask(self, data: st.DataObject, ids: list[str], expires: float | None) -> None:
+        """Asks a person and waits."""
+        run = self._some_running(data)
+        record = self._record(run)
+        self._append(run, record, _batch(record, {"asks": ids, "move": Move.WAIT, "expires": expires}, Counter()))
 
     @precondition(lambda self: self._asked())
-    @rule(data=st.data(), value=_answers)
-    def answer_open(self, data: st.DataObject, value: Any) -> None:
-        """Answers an open question."""
+    @rule(data=st.data(), value=_answers, begin=st.booleans())
+    def answer(self, data: st.DataObject, value: Any, begin: bool) -> None:
+        """Answers an open question; then, maybe, begins the next attempt."""
         run, interrupt_id = data.draw(st.sampled_from(self._asked()))
-
         self._answer(run, interrupt_id, value)
+        if begin:
+            self._both(lambda side: side.store.begin(side.uids[run]))
 
-    @precondition(lambda self: self.model.uids)
-    @rule(data=st.data(), reason=st.sampled_from(["first", "second"]))
-    def cancel(self, data: st.DataObject, reason: str) -> None:
-        """Asks for a cancel."""
-        run = data.draw(self._known())
-        self._both(lambda side: side.store.request_cancel(side.uids[run], reason))
-
-    @precondition(lambda self: self.model.uids)
-    @rule(data=st.data(), error=_errors, by=st.sampled_from([Move.CANCEL, Move.FAIL, Move.EXPIRE, Move.COMPLETE]))
-    def close_run(self, data: st.DataObject, error: RunError, by: Move) -> None:
-        """Closes a run that is queued or waiting."""
-        run = data.draw(self._known())
-        self._both(lambda side: side.store.close_run(side.uids[run], error, move=by))
-
-    @precondition(lambda self: self.model.uids)
-    @rule(data=st.data(), error=_errors, by=st.sampled_from([Move.CANCEL, Move.FAIL, Move.WAIT, Move.ANSWER]))
-    def take_over(self, data: st.DataObject, error: RunError, by: Move) -> None:
-        """Closes a run that is running."""
-        run = data.draw(self._known())
-        self._both(lambda side: side.store.take_over(side.uids[run], error, move=by))
-
-    @precondition(lambda self: self.model.uids)
-    @rule(data=st.data())
-    def requeue(self, data: st.DataObject) -> None:
-        """Finds a run lost."""
-        run = data.draw(self._known())
-        self._both(lambda side: side.store.requeue_lost(side.uids[run]))
-
-    @rule(seconds=st.sampled_from([1.0, 5.0]))
-    def wait(self, seconds: float) -> None:
-        """Lets time pass."""
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["begin", "requeue", "cancel", "close", "take over", "answer", "delete", "delete and create"]),
+        by=st.sampled_from(list(Move)),
+        interrupt_id=_ids,
+        value=_answers,
+        seconds=st.sampled_from([0.0, 5.0]),
+    )
+    def meddle(self, data: st.DataObject, what: str, by: Move, interrupt_id: str, value: Any, seconds: float) -> None:
+        """Does to any run what comes from outside of it, whether it is the time for it or not."""
         self._clock.advance(seconds)
+        run = data.draw(st.sampled_from(sorted(self.model.uids)))
+        error = RunError("agent.failed", "it broke")
+        match what:
+            case "begin":
+                self._both(lambda side: side.store.begin(side.uids[run]))
+            case "requeue":
+                self._both(lambda side: side.store.requeue_lost(side.uids[run]))
+            case "cancel":
+                self._both(lambda side: side.store.request_cancel(side.uids[run], f"because {value}"))
+            case "close":
+                self._both(lambda side: side.store.close_run(side.uids[run], error, move=by))
+            case "take over":
+                self._both(lambda side: side.store.take_over(side.uids[run], error, move=by))
+            case "answer":
+                self._answer(run, interrupt_id, value)
+            case _:
+                key = data.draw(_keys)
+                self._both(lambda side: side.store.delete_session(**_named(key)))
+                if what != "delete":
+                    self._both(lambda side: side.store.create_session(**_named(key)))
 
     @precondition(lambda self: self.durable)
     @rule()
     def reopen(self) -> None:
-        """Closes the store under test and opens it again."""
+        """Closes the store under test and opens it again, to execute runs."""
         self._runner.run(self.tested.store.close())
         self.tested.store = self._open()
+        self._runner.run(self.tested.store.become_executor())
 
     # -- the comparison ---------------------------------------------------------------------------------------------
 
@@ -365,8 +375,8 @@ class StoreComparison(RuleBasedStateMachine):
     def same_world(self) -> None:
         """Both stores hold the same."""
         if hasattr(self, "tested"):
-            model = self._runner.run(read_world(self.model.store, _APPS))
-            tested = self._runner.run(read_world(self.tested.store, _APPS))
+            model = self._runner.run(read_world(self.model.store, [APP_NAME]))
+            tested = self._runner.run(read_world(self.tested.store, [APP_NAME]))
             assert_same_world(tested, model)
 
     def _open(self) -> Store:
@@ -386,32 +396,52 @@ class StoreComparison(RuleBasedStateMachine):
             except SojournError as error:
                 return type(error).__name__, error.code
 
-    def _append(self, run: tuple[str, str], drawn: dict[str, Any], stale: int) -> None:
-        record = self._record(run)
-        record = record.evolve(attempt=max(record.attempt + stale, 0))
-        batch = _batch(record, drawn)
+    def _append(self, run: _RunKey, record: RunRecord, batch: Batch) -> None:
         self._both(lambda side: side.store.append(Fence(side.uids[run], record.attempt), batch))
 
-    def _answer(self, run: tuple[str, str], interrupt_id: str, value: Any) -> None:
-        event = answer_event(self._record(run), interrupt_id, value)
+    def _submit(self, key: SessionKey, run: NewRun, *, begin: bool) -> None:
+        async def call(side: _Side) -> Any:
+            submitted = await side.store.submit(run, begin=begin)
+            side.uids[key.user_id, run.id] = submitted.record.uid
+            return submitted
+
+        self._both(call)
+
+    def _answer(self, run: _RunKey, interrupt_id: str, value: Any) -> None:
+        user_id, run_id = run
+        asked = RunRecord(0, run_id, APP_NAME, user_id, "", "", 0, RunStatus.WAITING, message(run_id))
+        event = answer_event(asked, interrupt_id, value)
         self._both(lambda side: side.store.answer(side.uids[run], interrupt_id, value, event))
 
-    def _record(self, run: tuple[str, str]) -> RunRecord:
-        return self._runner.run(self.model.store.get_run("shop", run[1], run[0]))
+    def _record(self, run: _RunKey) -> RunRecord:
+        return self._runner.run(self.model.store.get_run(APP_NAME, run[1], run[0]))
 
-    def _known(self) -> st.SearchStrategy[tuple[str, str]]:
-        return st.sampled_from(sorted(self.model.uids))
+    def _stored(self, run: _RunKey) -> list[Event]:
+        """The agent's events of a run that count."""
+        events = self._runner.run(self.model.store.run_events(self.model.uids[run]))
+        return [e for e in events if not e.superseded]
 
-    def _records(self) -> list[tuple[tuple[str, str], RunRecord]]:
-        unfinished = self._runner.run(self.model.store.unfinished("shop"))
-        return [((r.user_id, r.id), r) for r in unfinished]
+    def _some_running(self, data: st.DataObject) -> _RunKey:
+        """A running run; a new one if there is none."""
+        unfinished = self._runner.run(self.model.store.unfinished(APP_NAME))
+        running = [(r.user_id, r.id) for r in unfinished if r.status is RunStatus.RUNNING]
+        if running:
+            return data.draw(st.sampled_from(running))
+        run_id = f"new{self._step}"
+        self._submit(session_key(), new_run(run_id), begin=True)
+        return USER_ID, run_id
 
-    def _running(self) -> list[tuple[str, str]]:
-        return [run for run, record in self._records() if record.status is RunStatus.RUNNING]
-
-    def _asked(self) -> list[tuple[tuple[str, str], str]]:
-        found = self._runner.run(self.model.store.list_interrupts("shop"))
+    def _asked(self) -> list[tuple[_RunKey, str]]:
+        found = self._runner.run(self.model.store.list_interrupts(APP_NAME))
         return [((i.user_id, i.run_id), i.id) for i in found]
+
+
+def _ordinals(events: list[Event]) -> Counter[str | None]:
+    """The last ordinal of each branch."""
+    last: Counter[str | None] = Counter()
+    for one in events:
+        last[one.branch] = max(last[one.branch], one.ordinal or 0)
+    return last
 
 
 def _changed(stored: Event, change: str) -> Event:
@@ -430,9 +460,9 @@ def _named(key: SessionKey) -> dict[str, Any]:
     return {"app_name": key.app_name, "user_id": key.user_id, "session_id": key.session_id}
 
 
-def _batch(run: RunRecord, drawn: dict[str, Any]) -> Batch:
-    """The batch that an attempt appends."""
-    events = [spec.of(run) for spec in drawn.get("events", ())]
+def _batch(run: RunRecord, drawn: dict[str, Any], ordinals: Counter[str | None]) -> Batch:
+    """The batch that an attempt appends after the ordinals given."""
+    events = [spec.of(run, ordinals) for spec in drawn.get("events", ())]
     expires = None if drawn.get("expires") is None else platform.now() + drawn["expires"]
     asks = drawn.get("asks", ())
     # A question stands at an ordinal of its own, so that it does not contradict the events drawn.
@@ -446,7 +476,7 @@ def _batch(run: RunRecord, drawn: dict[str, Any]) -> Batch:
     return Batch(
         events=events,
         steps=[step(key, {"by": run.attempt}, attempt=run.attempt) for key in drawn.get("steps", ())],
-        interrupts=[question(id_, key="key", digest=drawn["digest"], expires_at=expires) for id_ in asks],
+        interrupts=[question(id_, key="key", digest=drawn.get("digest", "d1"), expires_at=expires) for id_ in asks],
         state=state,
         move=move,
         error=RunError("agent.failed", "it broke") if move in (Move.FAIL, Move.CANCEL) else None,

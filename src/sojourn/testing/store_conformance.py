@@ -22,7 +22,8 @@ A backend subclasses it and says how to open one:
             return self.opened[-1]
 
 The cases are async and run by anyio's pytest plugin, on asyncio: give a fixture `anyio_backend` that returns `"asyncio"`.
-`pytest.register_assert_rewrite("sojourn.testing")` in a `conftest.py` makes failures show values.
+`pytest.register_assert_rewrite("sojourn.testing")` in the topmost `conftest.py`, ahead of whatever imports it, makes failures
+show values.
 """
 
 from __future__ import annotations

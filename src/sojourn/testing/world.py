@@ -14,7 +14,7 @@ from sojourn.session.types import Session
 World = dict[str, Any]
 
 _PAGE = 1000
-_WINDOWS = (0, 1, 2, 3, 5, None)
+_WINDOWS = (0, 1, 3, None)
 
 
 async def read_world(store: Store, app_names: Iterable[str]) -> World:

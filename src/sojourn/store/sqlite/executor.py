@@ -7,9 +7,9 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from sojourn.errors import Conflict
+from sojourn.errors import Conflict, Unavailable
 from sojourn.store.sqlite.faults import fault
 
 _RETRIES = 20
@@ -44,13 +44,12 @@ class ExecutorRole:
         """
         if self._fd is not None:
             return
-        fd = self._open()
+        fd = self._open(os.O_RDWR)
         for _ in range(_RETRIES):
             if _lock(fd):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
                 self._fd = fd
                 _held.add(self)
+                _sign(fd, b"%d\n" % os.getpid())
                 return
             pid = _holder(fd)
             if pid is not None and _alive(pid):
@@ -68,24 +67,31 @@ class ExecutorRole:
         """Gives the role up, if this object has it."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.ftruncate(fd, 0)
+            _sign(fd, b"")
             os.close(fd)
 
     @contextmanager
     def vacant(self) -> Iterator[bool]:
-        """Tells whether nobody has the role; nobody can take it while the block runs."""
-        if self._fd is not None:
+        """Tells whether nobody has the role; nobody can take it while the block runs.
+
+        Where that cannot be found out, somebody may have it.
+        """
+        fd = None
+        if self._fd is None:
+            # Another user's client may only read the file, which is enough to lock it.
+            with suppress(Unavailable):
+                fd = self._open(os.O_RDONLY)
+        if fd is None:
             yield False
             return
-        fd = self._open()
         try:
             yield _lock(fd)
         finally:
             os.close(fd)
 
-    def _open(self) -> int:
+    def _open(self, mode: int) -> int:
         try:
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return os.open(self._path, mode | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise fault(error, self._path) from error
 
@@ -101,6 +107,13 @@ def _lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _sign(fd: int, text: bytes) -> None:
+    # Who holds the lock is for people: a full disk does not take the role away.
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text, 0)
 
 
 def _holder(fd: int) -> int | None:

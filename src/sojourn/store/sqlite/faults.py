@@ -28,7 +28,11 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _primary_code(error) in _BUSY
 
 
-def fault(error: sqlite3.Error | OSError, path: str) -> SojournError:
+Driven = sqlite3.Error | OSError | OverflowError | UnicodeEncodeError
+"""What SQLite, its driver and the operating system raise."""
+
+
+def fault(error: Driven, path: str) -> SojournError:
     """The error to raise in place of a driver's; the driver's is its `__cause__`.
 
     Args:
@@ -40,7 +44,11 @@ def fault(error: sqlite3.Error | OSError, path: str) -> SojournError:
     return result
 
 
-def _fault(error: sqlite3.Error | OSError, path: str) -> SojournError:
+def _fault(error: Driven, path: str) -> SojournError:
+    if isinstance(error, OverflowError):
+        return InvalidInput("a number is beyond what a column of 64 bits holds", code="store.too_big")
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidInput("a name holds a lone surrogate, which is not text", code="id.invalid")
     if isinstance(error, OSError):
         return Unavailable(f"{path} cannot be used: {error.strerror or error}; check the file and its directory")
     code = _primary_code(error)

@@ -115,8 +115,9 @@ def list_interrupts(
             params.append(value)
     if open_only:
         where.append("i.status = 'open'")
+    # The questions first: there are far fewer of them than of runs.
     rows = conn.execute(
-        f"SELECT r.id, s.app_name, s.user_id, s.id, {INTERRUPT} FROM interrupts i JOIN runs r ON r.uid = i.run_uid "
+        f"SELECT r.id, s.app_name, s.user_id, s.id, {INTERRUPT} FROM interrupts i CROSS JOIN runs r ON r.uid = i.run_uid "
         f"JOIN sessions s ON s.sid = r.sid WHERE {' AND '.join(where)} ORDER BY i.created_at, i.run_uid, i.n",
         params,
     ).fetchall()

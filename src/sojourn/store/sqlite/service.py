@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -18,24 +19,20 @@ from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, N
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Session, SessionKey
-from sojourn.store.rules import (
-    cancelled,
-    check_ids,
-    check_window,
-)
+from sojourn.store.rules import cancelled, check_ids, check_window
 from sojourn.store.sqlite import appends, history, records, runs, sessions, submits
 from sojourn.store.sqlite.connection import Synchronous, connect
 from sojourn.store.sqlite.executor import ExecutorRole
 from sojourn.store.sqlite.log import entry_of
 from sojourn.store.sqlite.messages import Messages
-from sojourn.store.sqlite.watch import Watch
+from sojourn.store.sqlite.watch import Seen, Watch
 from sojourn.store.sqlite.worker import Op, Worker
 from sojourn.store.sqlite.writer import Writer
 
 T = TypeVar("T")
 
 
-class SQLiteSessionService:
+class SqliteSessionService:
     """Sessions and runs in a SQLite file.
 
     It keeps every rule of `SessionService` and `RunStore`, for any number of tasks and event loops. The file is opened, and
@@ -64,7 +61,7 @@ class SQLiteSessionService:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or name == ":memory:" or "\0" in name:
             raise InvalidInput(
-                "SQLiteSessionService needs the path of a file; for sessions in memory use InMemorySessionService()",
+                "SqliteSessionService needs the path of a file; for sessions in memory use InMemorySessionService()",
                 code="store.invalid_url",
             )
         if synchronous not in ("full", "normal"):
@@ -101,6 +98,9 @@ class SQLiteSessionService:
         sessions.key_after(after)
         return await self._read(lambda conn: sessions.list_page(conn, app_name, user_id, limit, after))
 
+    async def list_apps(self) -> list[str]:
+        return await self._read(sessions.list_apps)
+
     async def patch_session(
         self, *, app_name: str, user_id: str, session_id: str, state_delta: dict[str, Any] | None = None,
         state_deleted: list[str] | None = None,
@@ -114,7 +114,8 @@ class SQLiteSessionService:
 
     async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> Session:
         key = SessionKey(app_name, user_id, session_id).check()
-        return await self._write(lambda conn: sessions.delete(conn, key))
+        deleted, _ = await self._write(lambda conn: sessions.delete(conn, key), self._saw_deleted)
+        return deleted
 
     async def list_events(
         self, *, app_name: str, user_id: str, session_id: str, after: int = 0, limit: int = 100, superseded: bool = False
@@ -133,21 +134,21 @@ class SQLiteSessionService:
     async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
         new = submits.submission_of(run)
         messages = self._messages
-        await self._execute_runs()
+        await self.become_executor()
         return await self._write(lambda conn: submits.submit(conn, new, begin, messages), self._saw_submitted)
 
     async def begin(self, run_uid: int) -> Begun:
-        await self._execute_runs()
+        await self.become_executor()
         return await self._write(lambda conn: runs.begin(conn, run_uid), self._saw_outcome)
 
     async def append(self, fence: Fence, batch: Batch) -> Appended:
         new = appends.prepare(batch)
         messages = self._messages
-        await self._execute_runs()
+        await self.become_executor()
         return await self._write(lambda conn: appends.append(conn, fence, new, messages), self._saw_outcome)
 
     async def take_over(self, run_uid: int, error: RunError, *, move: Move) -> RunRecord:
-        await self._execute_runs()
+        await self.become_executor()
         return await self._write(lambda conn: runs.take_over(conn, run_uid, error, move), self._watch.saw)
 
     async def requeue_lost(self, run_uid: int) -> RunRecord:
@@ -159,8 +160,12 @@ class SQLiteSessionService:
         return await self._writer.call(lambda conn: records.unfinished(conn, app_name), committed=self._watch.listed)
 
     async def become_executor(self) -> None:
-        self._role.claim()
-        await self._writer.call(self._watch.start, committed=self._watch.told)
+        def op(conn: sqlite3.Connection) -> Seen:
+            self._role.claim()
+            return self._watch.start(conn)
+
+        if not (self._role.held and self._watch.started):
+            await self._writer.call(op, committed=self._watch.told)
 
     async def changes(self) -> list[Change]:
         if not self._role.held:
@@ -227,13 +232,12 @@ class SQLiteSessionService:
     async def _read(self, op: Op[T]) -> T:
         return await self._reader.call(op)
 
-    async def _execute_runs(self) -> None:
-        if not self._role.held:
-            await self.become_executor()
-
     def _saw_submitted(self, submitted: Submitted) -> None:
         if not submitted.known:
             self._watch.saw(submitted.record)
+
+    def _saw_deleted(self, deleted: tuple[Session, list[int]]) -> None:
+        self._watch.forget(deleted[1])
 
     def _saw_outcome(self, outcome: Begun | Appended | Answered) -> None:
         self._watch.saw(outcome.record)

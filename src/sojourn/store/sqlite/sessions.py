@@ -88,6 +88,22 @@ def key_after(token: str | None) -> int:
     return int(tie)
 
 
+# One look into the index per app: DISTINCT would read the entries of all sessions.
+_APPS = """
+    WITH RECURSIVE apps (name) AS (
+        SELECT min(app_name) FROM sessions
+        UNION ALL
+        SELECT (SELECT min(app_name) FROM sessions WHERE app_name > name) FROM apps WHERE name IS NOT NULL
+    )
+    SELECT name FROM apps WHERE name IS NOT NULL
+"""
+
+
+def list_apps(conn: sqlite3.Connection) -> list[str]:
+    """What `list_apps` gives."""
+    return [name for (name,) in conn.execute(_APPS)]
+
+
 def patch(conn: sqlite3.Connection, key: SessionKey, delta: StateDelta) -> Session:
     """What `patch_session` does."""
     row = find(conn, key)
@@ -100,12 +116,13 @@ def patch(conn: sqlite3.Connection, key: SessionKey, delta: StateDelta) -> Sessi
 _RUNS_OF_SESSION = "SELECT uid FROM runs INDEXED BY runs_by_session WHERE app_name = ? AND user_id = ? AND sid = ?"
 
 
-def delete(conn: sqlite3.Connection, key: SessionKey) -> Session:
-    """What `delete_session` does."""
+def delete(conn: sqlite3.Connection, key: SessionKey) -> tuple[Session, list[int]]:
+    """What `delete_session` does; also gives the session's runs."""
     row = find(conn, key)
     sid = row[0]
     before = session_of(row, state.read(conn, sid, key.app_name, key.user_id))
     scope = (key.app_name, key.user_id, sid)
+    uids = [uid for (uid,) in conn.execute(_RUNS_OF_SESSION, scope).fetchall()]
     for table in ("undo", "steps", "interrupts"):
         conn.execute(f"DELETE FROM {table} WHERE run_uid IN ({_RUNS_OF_SESSION})", scope)
     conn.execute(f"DELETE FROM runs WHERE uid IN ({_RUNS_OF_SESSION})", scope)
@@ -113,4 +130,4 @@ def delete(conn: sqlite3.Connection, key: SessionKey) -> Session:
     conn.execute("DELETE FROM events WHERE sid = ?", (sid,))
     conn.execute("DELETE FROM state WHERE owner = ?", (state.owner_text((), sid),))
     conn.execute("DELETE FROM sessions WHERE sid = ?", (sid,))
-    return before
+    return before, uids

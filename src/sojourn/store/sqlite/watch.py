@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
+from collections.abc import Iterable, Set
+from typing import Literal, NamedTuple
 
 from sojourn.run.status import RunStatus
 from sojourn.run.store import Change
@@ -17,10 +18,21 @@ _ACTIVE = """
 
 
 class Seen(NamedTuple):
-    """What a look at the database found: its version, and what is to be told."""
+    """What a look at the database found.
+
+    Attributes:
+        version: Of the database.
+        changes: What is to be told.
+        queued: The runs that are queued; None if nobody else has written since the last look.
+        running: The runs that are running.
+        cancelled: Those of them that are to be cancelled.
+    """
 
     version: int
     changes: list[Change]
+    queued: set[int] | None = None
+    running: Set[int] = frozenset()
+    cancelled: Set[int] = frozenset()
 
 
 class Watch:
@@ -37,67 +49,71 @@ class Watch:
         self._running: set[int] = set()
         self._cancelled: set[int] = set()
 
+    @property
+    def started(self) -> bool:
+        """Whether there is something to compare with."""
+        return self._version is not None
+
     def start(self, conn: sqlite3.Connection) -> Seen:
-        """Takes what is stored as known: the executor asks for the runs that are unfinished when it starts."""
-        queued = (uid for uid, status, _ in conn.execute(_ACTIVE).fetchall() if status == "queued")
-        self._queued.update(queued)
-        return Seen(_version(conn), [])
+        """Takes what is queued as known: the executor asks for the runs that are unfinished when it starts."""
+        return Seen(_version(conn), [], {uid for uid, status, _ in conn.execute(_ACTIVE).fetchall() if status == "queued"})
 
     def look(self, conn: sqlite3.Connection) -> Seen:
         """What others did since the last look."""
         version = _version(conn)
         if version == self._version:
             return Seen(version, [])
-        changes: list[Change] = []
-        running = set()
-        for uid, status, cancel in conn.execute(_ACTIVE).fetchall():
-            if status == "queued":
-                if uid not in self._queued:
-                    changes.append(Change("queued", uid, _record(conn, uid)))
-            else:
-                running.add(uid)
-                if cancel and uid not in self._cancelled:
-                    changes.append(Change("cancel", uid, _record(conn, uid)))
-        changes.extend(Change("closed", uid, _record(conn, uid)) for uid in sorted(self._running - running))
-        return Seen(version, changes)
+        rows = conn.execute(_ACTIVE).fetchall()
+        queued = {uid for uid, status, _ in rows if status == "queued"}
+        running = {uid for uid, status, _ in rows if status == "running"}
+        cancelled = {uid for uid, _, cancel in rows if cancel} & running
+        found: list[tuple[Literal["cancel", "queued", "closed"], Set[int]]] = [
+            ("queued", queued - self._queued),
+            ("cancel", cancelled - self._cancelled),
+            ("closed", self._running - running),
+        ]
+        changes = [Change(kind, uid, _record(conn, uid)) for kind, uids in found for uid in sorted(uids)]
+        return Seen(version, changes, queued, running, cancelled)
 
     def told(self, seen: Seen) -> None:
         """Notes that the executor is told what a look found."""
         self._version = seen.version
-        for change in seen.changes:
-            if change.kind == "queued":
-                self._queued.add(change.run_uid)
-            elif change.kind == "cancel":
-                self._cancelled.add(change.run_uid)
-            else:
-                self._forget(change.run_uid)
+        if seen.queued is not None:
+            self._queued = seen.queued
+            self._running &= seen.running
+            self._cancelled = set(seen.cancelled)
 
     def saw(self, record: RunRecord) -> None:
         """Notes a run as a call of this process left it."""
+        if not self.started:
+            return
         uid = record.uid
         if record.status is RunStatus.RUNNING:
             self._queued.discard(uid)
             self._running.add(uid)
             return
-        self._forget(uid)
+        self.forget((uid,))
         if record.status is RunStatus.QUEUED:
             self._queued.add(uid)
 
     def asked(self, record: RunRecord) -> None:
         """Notes a run that this process asked to cancel."""
-        if record.status is RunStatus.RUNNING:
-            self._cancelled.add(record.uid)
-        else:
+        if record.status is not RunStatus.RUNNING:
             self.saw(record)
+        elif self.started:
+            self._cancelled.add(record.uid)
 
     def listed(self, records: list[RunRecord]) -> None:
         """Notes runs that the executor was given as unfinished."""
-        self._queued.update(r.uid for r in records if r.status is RunStatus.QUEUED)
+        if self.started:
+            self._queued.update(r.uid for r in records if r.status is RunStatus.QUEUED)
 
-    def _forget(self, uid: int) -> None:
-        self._queued.discard(uid)
-        self._running.discard(uid)
-        self._cancelled.discard(uid)
+    def forget(self, uids: Iterable[int]) -> None:
+        """Notes runs that this process deleted."""
+        for uid in uids:
+            self._queued.discard(uid)
+            self._running.discard(uid)
+            self._cancelled.discard(uid)
 
 
 def _version(conn: sqlite3.Connection) -> int:

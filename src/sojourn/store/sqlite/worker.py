@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from sojourn.errors import SojournError, Unavailable
-from sojourn.store.sqlite.faults import fault
+from sojourn.store.sqlite.faults import Driven, fault
 
 T = TypeVar("T")
 
@@ -54,6 +54,11 @@ class Call:
         self.result: Any = None
         self.error: BaseException | None = None
 
+    def done(self) -> None:
+        """Says that the result is durable."""
+        if self.committed is not None and self.error is None:
+            self.committed(self.result)
+
 
 class Worker:
     """Runs calls in a thread of its own, which starts with the first call.
@@ -79,6 +84,8 @@ class Worker:
         self._stopping = False
         self._ended = False
         self._joining: list[Call] = []
+        # For the thread alone.
+        self._conn: sqlite3.Connection | None = None
 
     async def call(self, op: Op[T], *, writes: bool = False, committed: Callable[[T], object] | None = None) -> T:
         """Runs `op` in the thread and returns what it returns. A cancelled caller waits for the outcome first.
@@ -137,27 +144,28 @@ class Worker:
             self._queue.put(call)
 
     def _main(self) -> None:
-        queue = self._queue
-        conn: sqlite3.Connection | None = None
-        stopping = False
-        while not stopping:
-            taken = [queue.get()]
-            taken.extend(queue.get_nowait() for _ in range(min(queue.qsize(), MAX_BATCH - 1)))
-            calls = [c for c in taken if c is not None]
-            stopping = len(calls) < len(taken)
-            if calls:
-                try:
-                    conn = conn or self._connect()
-                    self._run(conn, calls)
-                except BaseException as error:
-                    fail(calls, error, self._path)
-                deliver(calls)
-        if conn is not None:
+        while self._work():
+            pass
+        if self._conn is not None:
             with suppress(sqlite3.Error):
-                conn.close()
+                self._conn.close()
         with self._lock:
             self._ended = True
         deliver(self._joining)
+
+    def _work(self) -> bool:
+        """Does what waits, or waits for something to do; whether there can be more."""
+        taken = [self._queue.get()]
+        taken.extend(self._queue.get_nowait() for _ in range(min(self._queue.qsize(), MAX_BATCH - 1)))
+        calls = [c for c in taken if c is not None]
+        if calls:
+            try:
+                self._conn = self._conn or self._connect()
+                self._run(self._conn, calls)
+            except BaseException as error:
+                fail(calls, error, self._path)
+            deliver(calls)
+        return len(calls) == len(taken)
 
     def _run(self, conn: sqlite3.Connection, calls: Sequence[Call]) -> None:
         """Does the calls and leaves result or error in each. This one is for calls that only read."""
@@ -165,6 +173,7 @@ class Worker:
             try:
                 conn.execute("BEGIN")
                 call.result = call.op(conn)
+                call.done()
             except BaseException as error:
                 fail([call], error, self._path)
             finally:
@@ -176,9 +185,9 @@ def fail(calls: Sequence[Call], error: BaseException, path: str) -> None:
     """Leaves an error in each of the calls: one of its own, for it will carry the traceback of who waits."""
     for call in calls:
         call.result = None
-        if isinstance(error, sqlite3.Error | OSError):
+        if isinstance(error, Driven):
             call.error = fault(error, path)
-        elif isinstance(error, SojournError):
+        elif isinstance(error, SojournError) and len(calls) > 1:
             call.error = copy_of(error)
         else:
             call.error = error

@@ -16,7 +16,18 @@ class Writer(Worker):
     """
 
     def _run(self, conn: sqlite3.Connection, calls: Sequence[Call]) -> None:
-        conn.execute("BEGIN IMMEDIATE" if any(c.writes for c in calls) else "BEGIN")
+        writes = [call for call in calls if call.writes]
+        if writes:
+            try:
+                self._run_together(conn, writes)
+            except BaseException as error:
+                fail(writes, error, self._path)
+        if len(writes) < len(calls):
+            # Only now: they see what was written, and those who note it have done so.
+            super()._run(conn, [call for call in calls if not call.writes])
+
+    def _run_together(self, conn: sqlite3.Connection, calls: Sequence[Call]) -> None:
+        conn.execute("BEGIN IMMEDIATE")
         for call in calls:
             written = conn.total_changes
             try:
@@ -27,24 +38,21 @@ class Writer(Worker):
                     _rollback(conn)
                     self._run_alone(conn, calls, error)
                     return
-                call.error = error
+                fail([call], error, self._path)
         try:
             conn.execute("COMMIT")
-        except BaseException as error:
+        except BaseException:
             _rollback(conn)
-            fail(calls, error, self._path)
-            return
+            raise
         for call in calls:
-            if call.committed is not None and call.error is None:
-                call.committed(call.result)
+            call.done()
 
     def _run_alone(self, conn: sqlite3.Connection, calls: Sequence[Call], error: BaseException) -> None:
         if len(calls) == 1:
-            fail(calls, error, self._path)
-            return
+            raise error
         for call in calls:
             try:
-                self._run(conn, [call])
+                self._run_together(conn, [call])
             except BaseException as failure:
                 fail([call], failure, self._path)
 

@@ -1,0 +1,53 @@
+"""A Runner in the console's process: entered, and left without losing what it has taken up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sojourn.cli.interrupts import CtrlC
+from sojourn.cli.screen import Screen
+from sojourn.errors import SojournError
+from sojourn.run.status import RunStatus
+from sojourn.runner.runner import Runner
+
+DRAIN_SECONDS = 10.0
+"""How long runs that an earlier process left, and this one has taken up, have to end before this one leaves."""
+
+
+@asynccontextmanager
+async def hosting(runner: Runner, screen: Screen, ctrl_c: CtrlC) -> AsyncIterator[None]:
+    """Enters a Runner for the block: it takes up the app's unfinished runs, and goes on with them while the block runs.
+
+    Raises:
+        Conflict: `store.in_use` if another process executes the runs of this database.
+    """
+    async with runner:
+        try:
+            yield
+            await _drain(runner, screen, ctrl_c)
+        finally:
+            await runner.close(grace=0)
+
+
+async def _drain(runner: Runner, screen: Screen, ctrl_c: CtrlC) -> None:
+    """Waits for the runs that still execute; Ctrl-C ends the wait, and they go on when a Runner is entered again."""
+    left = (await runner.list_runs(status=(RunStatus.QUEUED, RunStatus.RUNNING))).items
+    if not left:
+        return
+    screen.note(f"waiting for {len(left)} earlier run{'s' if len(left) > 1 else ''} to end; Ctrl-C leaves that for later")
+    waits = [asyncio.ensure_future(_end_of(runner, record.id, record.user_id)) for record in left]
+    interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    all_ended = asyncio.gather(*waits)
+    with ctrl_c.calls(interrupted.cancel):
+        await asyncio.wait((all_ended, interrupted), timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    all_ended.cancel()
+    await asyncio.gather(all_ended, return_exceptions=True)
+
+
+async def _end_of(runner: Runner, run_id: str, user_id: str) -> None:
+    try:
+        await (await runner.follow(run_id, user_id=user_id)).wait()
+    except SojournError:
+        return  # Deleted, or the store is away: nothing to wait for.

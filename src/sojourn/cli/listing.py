@@ -1,0 +1,63 @@
+"""Reading listings of a store to their end, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from sojourn.event import Event
+from sojourn.run.store import Store
+from sojourn.run.types import RunQuery, RunRecord
+from sojourn.session.types import Session
+
+PAGE = 1000
+
+
+async def all_sessions(store: Store, app_name: str, user_id: str | None, limit: int) -> list[Session]:
+    """The newest sessions of an app; all for a limit of 0."""
+    found: list[Session] = []
+    after: str | None = None
+    while True:
+        size = min(PAGE, limit - len(found)) if limit else PAGE
+        page = await store.list_sessions(app_name=app_name, user_id=user_id, limit=size, after=after)
+        found += page.items
+        after = page.next
+        if after is None or (limit and len(found) >= limit):
+            return found
+
+
+async def all_runs(store: Store, query: RunQuery, limit: int = 0) -> list[RunRecord]:
+    """The newest runs that fit; all for a limit of 0."""
+    found: list[RunRecord] = []
+    after: str | None = None
+    while True:
+        size = min(PAGE, limit - len(found)) if limit else PAGE
+        page = await store.list_runs(query, limit=size, after=after)
+        found += page.items
+        after = page.next
+        if after is None or (limit and len(found) >= limit):
+            return found
+
+
+async def all_events(store: Store, session: Session, *, superseded: bool) -> AsyncIterator[list[Event]]:
+    """A session's events, oldest first, in pages."""
+    app_name, user_id, session_id = session.key
+    after = 0
+    while True:
+        page = await store.list_events(
+            app_name=app_name, user_id=user_id, session_id=session_id, after=after, limit=PAGE, superseded=superseded
+        )
+        if page:
+            yield page
+            after = page[-1].seq or 0
+        if len(page) < PAGE:
+            return
+
+
+async def events_of_run(store: Store, run_uid: int) -> list[Event]:
+    """The agents' events of a run, superseded ones included."""
+    found: list[Event] = []
+    while True:
+        page = await store.run_events(run_uid, after=found[-1].pos or 0 if found else 0, limit=PAGE)
+        found += page
+        if len(page) < PAGE:
+            return found

@@ -1,0 +1,107 @@
+"""The `sojourn` command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sojourn.cli import runs, sessions
+from sojourn.cli.chat import chat
+from sojourn.cli.execute import execute
+from sojourn.cli.failures import ExitCode
+from sojourn.cli.interrupts import CtrlC
+from sojourn.cli.options import (
+    DEFAULT_DB,
+    DEFAULT_USER,
+    JsonOption,
+    RunDbOption,
+    SpeakerOption,
+    TargetAppOption,
+    TargetArgument,
+    VerboseOption,
+)
+from sojourn.cli.run import RunOptions, content_of, run_once
+from sojourn.cli.screen import Screen, drop_output, use_utf8
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Runs agents for people: sessions that remember, runs that can be watched, stopped and resumed.",
+)
+app.add_typer(sessions.commands, name="sessions")
+app.add_typer(runs.commands, name="runs")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sojourn {importlib.metadata.version('sojourn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def run(
+    target: TargetArgument,
+    message: Annotated[
+        str | None, typer.Argument(metavar="MESSAGE", help="What to say; without it, a chat.", show_default=False)
+    ] = None,
+    user: SpeakerOption = DEFAULT_USER,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", "-s", metavar="ID", help="The session; a new one, or `console` for a chat.", show_default=False
+        ),
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file", "-f", metavar="PATH", help="Attach a file; repeatable.", exists=True, dir_okay=False, show_default=False
+        ),
+    ] = None,
+    json: JsonOption = False,
+    reload: Annotated[bool, typer.Option("--reload", help="In a chat, take over edits of the agent's source.")] = False,
+    app: TargetAppOption = None,
+    db: RunDbOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run an agent: on a message, whose answer is streamed; or in a chat."""
+    if message is None and (json or file):
+        raise typer.BadParameter("it needs a message", param_hint="--json" if json else "--file")
+    if message is not None and reload:
+        raise typer.BadParameter("it is for a chat; leave the message out", param_hint="--reload")
+    options = RunOptions(target, db or DEFAULT_DB, app, user, session, json=json, verbose=verbose, own_services=db is None)
+
+    async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        if message is None:
+            return await chat(screen, ctrl_c, options, reload=reload)
+        return await run_once(screen, ctrl_c, options, content_of(message, file or ()))
+
+    raise typer.Exit(execute(work, verbose=verbose))
+
+
+def main() -> None:
+    """Runs the command line; the entry point of `sojourn` and of `python -m sojourn`."""
+    use_utf8()
+    try:
+        app(prog_name="sojourn")
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            drop_output()
+            sys.exit(ExitCode.BROKEN_PIPE)

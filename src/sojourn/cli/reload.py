@@ -1,0 +1,72 @@
+"""Edits of a target's source: noticed by the files' times, taken over by importing the target again."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from sojourn.cli.failures import is_user_code
+from sojourn.cli.target import Target, load_target
+
+
+class Reloader:
+    """Watches the user's modules below a target's directory.
+
+    Args:
+        target: The target as it was imported last.
+    """
+
+    def __init__(self, target: Target) -> None:
+        # Bytecode is taken for current if the source has the same size and was written in the same second.
+        sys.dont_write_bytecode = True
+        self._target = target
+        self._seen = self._times()
+        self._broken = False
+
+    def changed(self) -> bool:
+        """Whether a file has changed since the last import, or that has failed."""
+        return self._broken or self._times() != self._seen
+
+    def reload(self) -> Target:
+        """Imports the target again, with all of the user's modules. If that fails, the modules stay as they were.
+
+        Raises:
+            TargetError: What `load_target` raises.
+        """
+        before = self._modules()
+        for name in before:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        self._broken = True
+        try:
+            target = load_target(self._target.spec)
+        except BaseException:
+            for name in self._modules():
+                del sys.modules[name]
+            sys.modules.update(before)
+            raise
+        self._target, self._broken, self._seen = target, False, self._times()
+        return target
+
+    def _modules(self) -> dict[str, ModuleType]:
+        root = str(self._target.root) + os.sep
+        found = {}
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if name != "__main__" and file and os.path.realpath(file).startswith(root) and is_user_code(file):
+                found[name] = module
+        return found
+
+    def _times(self) -> dict[str, tuple[int, int] | None]:
+        return {file: _time_of(Path(file)) for module in self._modules().values() if (file := module.__file__)}
+
+
+def _time_of(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,191 @@
+"""`sojourn sessions`: what is stored of sessions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sojourn.artifact.types import ArtifactScope
+from sojourn.cli.execute import execute
+from sojourn.cli.interrupts import CtrlC
+from sojourn.cli.listing import all_events, all_runs, all_sessions
+from sojourn.cli.options import (
+    DEFAULT_DB,
+    AppOption,
+    DbOption,
+    LimitOption,
+    UserOption,
+    VerboseOption,
+    open_storage,
+    resolve_app,
+)
+from sojourn.cli.screen import Screen
+from sojourn.cli.transcript import clock_text, print_transcript
+from sojourn.cli.wire import interrupt_to_wire, run_to_wire, session_to_wire, step_to_wire
+from sojourn.errors import InvalidInput, NotFound
+from sojourn.run.store import Store
+from sojourn.run.types import RunQuery
+from sojourn.session.types import Session
+
+commands = typer.Typer(no_args_is_help=True, help="List, show, export and delete sessions.")
+
+SessionArgument = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.", show_default=False)]
+
+
+@commands.command("ls")
+def list_(
+    app: AppOption = None,
+    user: UserOption = None,
+    limit: LimitOption = 100,
+    db: DbOption = DEFAULT_DB,
+    verbose: VerboseOption = False,
+) -> None:
+    """List sessions, newest first."""
+
+    async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        async with open_storage(db, create=False) as storage:
+            app_name = await resolve_app(storage.store, app)
+            sessions = await all_sessions(storage.store, app_name, user, limit)
+            columns = ("SESSION", "USER", "EVENTS", "ACTIVE AGENT", "CREATED", "UPDATED")
+            screen.table(columns, [_row(session) for session in sessions])
+        return 0
+
+    raise typer.Exit(execute(work, verbose=verbose))
+
+
+@commands.command()
+def show(
+    session: SessionArgument,
+    app: AppOption = None,
+    user: UserOption = None,
+    superseded: Annotated[bool, typer.Option("--superseded", help="Also what does not count any more.")] = False,
+    db: DbOption = DEFAULT_DB,
+    verbose: VerboseOption = False,
+) -> None:
+    """Print a session's conversation."""
+
+    async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        async with open_storage(db, create=False) as storage:
+            found = await _find(storage.store, session, app, user)
+            heading = f"session {found.id} of user {found.user_id}, app {found.app_name}: {found.event_count} events"
+            screen.note(f"{heading}, created {clock_text(found.created_at)}")
+            async for page in all_events(storage.store, found, superseded=superseded):
+                print_transcript(screen, page, times=True)
+        return 0
+
+    raise typer.Exit(execute(work, verbose=verbose))
+
+
+@commands.command()
+def export(
+    session: SessionArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.", show_default=False),
+    ] = None,
+    app: AppOption = None,
+    user: UserOption = None,
+    db: DbOption = DEFAULT_DB,
+    verbose: VerboseOption = False,
+) -> None:
+    """Print a whole session as JSON: record, state, events with superseded ones, runs with steps and questions."""
+
+    async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        async with open_storage(db, create=False) as storage:
+            found = await _find(storage.store, session, app, user)
+            text = json.dumps(await exported(storage.store, found), ensure_ascii=False, indent=2)
+        if output is None:
+            screen.line(text)
+            return 0
+        output.write_text(f"{text}\n", encoding="utf-8")
+        screen.note(f"exported to {output}")
+        return 0
+
+    raise typer.Exit(execute(work, verbose=verbose))
+
+
+@commands.command()
+def rm(
+    session: SessionArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    app: AppOption = None,
+    user: UserOption = None,
+    db: DbOption = DEFAULT_DB,
+    verbose: VerboseOption = False,
+) -> None:
+    """Delete a session with its events, runs, state and artifacts."""
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter("nobody is there to confirm; give it to delete without being asked", param_hint="--yes")
+
+    async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        async with open_storage(db, create=False) as storage:
+            found = await _find(storage.store, session, app, user)
+            if not yes and not _confirmed(screen, found):
+                screen.note("nothing was deleted")
+                return 1
+            app_name, user_id, session_id = found.key
+            gone = await storage.store.delete_session(app_name=app_name, user_id=user_id, session_id=session_id)
+            await storage.artifacts.delete_session_artifacts(ArtifactScope(app_name, user_id, session_id, gone.uid))
+            screen.note(f"deleted session {session_id} of user {user_id}")
+        return 0
+
+    raise typer.Exit(execute(work, verbose=verbose))
+
+
+async def exported(store: Store, session: Session) -> dict[str, object]:
+    """All that is stored of a session but its artifacts, as JSON."""
+    app_name, user_id, session_id = session.key
+    full = await store.get_session(app_name=app_name, user_id=user_id, session_id=session_id)
+    events = [event.to_wire() async for page in all_events(store, session, superseded=True) for event in page]
+    runs = []
+    for record in reversed(await all_runs(store, RunQuery(app_name, user_id, session_id))):
+        asked = await store.list_interrupts(app_name, user_id=user_id, run_uid=record.uid, open_only=False)
+        runs.append(
+            {
+                **run_to_wire(record),
+                "steps": [step_to_wire(step) for step in await store.list_steps(record.uid)],
+                "interrupts": [interrupt_to_wire(interrupt) for interrupt in asked],
+            }
+        )
+    return {"session": session_to_wire(full), "state": full.state, "events": events, "runs": runs}
+
+
+async def _find(store: Store, session_id: str, app: str | None, user: str | None) -> Session:
+    """The session of this id, of whichever user."""
+    app_name = await resolve_app(store, app)
+    if user is not None:
+        return await store.get_session(app_name=app_name, user_id=user, session_id=session_id)
+    found = [s for s in await all_sessions(store, app_name, None, 0) if s.id == session_id]
+    if not found:
+        raise NotFound(f"app {app_name!r} has no session {session_id!r}", code="session.not_found")
+    if len(found) > 1:
+        users = ", ".join(sorted(s.user_id for s in found))
+        raise InvalidInput(
+            f"several users have a session {session_id!r}: {users}; say which with --user", code="session.ambiguous"
+        )
+    return found[0]
+
+
+def _confirmed(screen: Screen, session: Session) -> bool:
+    screen.tell(
+        f"Delete session {session.id} of user {session.user_id} with its {session.event_count} events and its artifacts?"
+    )
+    try:
+        return input("[y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _row(session: Session) -> list[str]:
+    return [
+        session.id,
+        session.user_id,
+        str(session.event_count),
+        session.active_agent or "",
+        clock_text(session.created_at),
+        clock_text(session.updated_at),
+    ]

@@ -1,0 +1,176 @@
+"""What an append will write, worked out from what is stored."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from sojourn.event import Event
+from sojourn.run.status import RunStatus
+from sojourn.run.store import Batch
+from sojourn.session.state import StateDelta
+from sojourn.session.types import SessionKey
+from sojourn.store.planning import ENDING, Planned, Planner
+from sojourn.store.sqlite import state
+from sojourn.store.sqlite.log import Entry
+from sojourn.store.sqlite.rows import EVENT, Row, event_of, path_of
+from sojourn.store.staging import StagedState
+
+
+class Prepared(NamedTuple):
+    """A batch ready to be stored: encoded and checked."""
+
+    batch: Batch
+    entries: Sequence[Entry]
+    state: StateDelta | None
+    steps: Sequence[Row]
+    interrupts: Sequence[Row]
+
+
+class Head(NamedTuple):
+    """A run and its session, as far as an append needs them."""
+
+    sid: int
+    event_count: int
+    app_name: str
+    user_id: str
+    session_id: str
+    session_uid: str
+    id: str
+    no: int
+    status: str
+    attempt: int
+    deaths: int
+    agent: str | None
+    base_ordinal: int
+    base_seq: int
+    transfers: int
+    config: str
+    attached: int
+    cancel_requested: str | None
+    last_pos: int
+    top: int
+    retry_of: str | None
+    usage: str | None
+    custom_metadata: str | None
+    answered: int
+    has_undo: int
+    has_asked: int
+    created_at: float
+    started_at: float
+
+    @property
+    def key(self) -> SessionKey:
+        return SessionKey(self.app_name, self.user_id, self.session_id)
+
+
+HEAD = """
+    SELECT
+        s.sid, s.event_count, s.app_name, s.user_id, s.id, s.uid, r.id, r.no, r.status, r.attempt, r.deaths, r.agent,
+        r.base_ordinal, r.base_seq, r.transfers, r.config, r.attached, r.cancel_requested, r.last_pos, r.top, r.retry_of,
+        r.usage, r.custom_metadata, r.answered, r.has_undo, r.has_asked, r.created_at, r.started_at
+    FROM runs r JOIN sessions s ON s.sid = r.sid WHERE r.uid = ?
+"""
+_FIND = f"""
+    SELECT {EVENT} FROM events INDEXED BY events_by_identity
+    WHERE run_uid = ? AND ordinal = ? AND path = ? AND superseded = 0
+"""
+_COUNTING = f"SELECT {EVENT} FROM events INDEXED BY events_by_run WHERE run_uid = ? AND superseded = 0 ORDER BY seq"
+
+
+class _Log:
+    """What a run has stored, read when it is asked for."""
+
+    def __init__(self, conn: sqlite3.Connection, run_uid: int) -> None:
+        self._conn = conn
+        self._run_uid = run_uid
+        self._events: list[Event] | None = None
+
+    def find(self, branch: str | None, ordinal: int) -> Event | None:
+        row = self._conn.execute(_FIND, (self._run_uid, ordinal, path_of(branch))).fetchone()
+        return None if row is None else event_of(row)
+
+    def events(self) -> Sequence[Event]:
+        if self._events is None:
+            self._events = [event_of(row) for row in self._conn.execute(_COUNTING, (self._run_uid,)).fetchall()]
+        return self._events
+
+
+class AppendPlan(NamedTuple):
+    """What an append does to log and state.
+
+    Attributes:
+        events: What becomes of each event.
+        top: The run's highest ordinal afterwards.
+        gone: `seq` of what stops to count.
+        staged: The state afterwards; None if it stays as it is.
+    """
+
+    events: Sequence[Planned]
+    top: int
+    gone: frozenset[int]
+    staged: StagedState | None
+
+
+_NONE: frozenset[int] = frozenset()
+
+
+def plan(conn: sqlite3.Connection, head: Head, uid: int, new: Prepared, status: RunStatus) -> AppendPlan:
+    """Works out what to write; everything that can be wrong with a batch shows here."""
+    batch = new.batch
+    top = head.top
+    ending = head.attempt > 1 and batch.live is not None and batch.move in ENDING
+    for event in batch.events:
+        if (event.ordinal or 0) <= top:
+            return _plan_with_log(conn, head, uid, new, ending)
+        top = event.ordinal or 0
+    if ending:
+        return _plan_with_log(conn, head, uid, new, ending)
+    # Ordinals beyond the highest: nothing of that is stored, as in any first attempt outside of branches.
+    staged: StagedState | None = None
+    seq = head.event_count
+    for entry in new.entries:
+        seq += 1
+        if entry.delta:
+            staged = staged or _stage(conn, head, uid, undoable=not status.terminal)
+            staged.apply(entry.delta, seq)
+    if new.state:
+        staged = staged or _stage(conn, head, uid, undoable=not status.terminal)
+        staged.apply(new.state, seq if new.entries else Planner(head.id, head.attempt, _Log(conn, uid)).newest())
+    return AppendPlan([Planned(event, None, None, _NONE) for event in batch.events], top, _NONE, staged)
+
+
+def _plan_with_log(conn: sqlite3.Connection, head: Head, uid: int, new: Prepared, ending: bool) -> AppendPlan:
+    """The same where what is stored matters."""
+    batch = new.batch
+    planner = Planner(head.id, head.attempt, _Log(conn, uid))
+    staged = _stage(conn, head, uid, undoable=True)
+    events: list[Planned] = []
+    gone = _NONE
+    seq = head.event_count
+
+    def drop(seqs: frozenset[int]) -> frozenset[int]:
+        if seqs:
+            staged.put_back(seqs)
+        return gone | seqs
+
+    for entry in new.entries:
+        planned = planner.plan(entry.event)
+        events.append(planned)
+        gone = drop(planned.drops)
+        if planned.stored is None:
+            seq += 1
+            if entry.delta:
+                staged.apply(entry.delta, seq)
+    if ending and batch.live is not None:
+        gone = drop(planner.leftover(batch.live, head.base_seq))
+    if new.state:
+        staged.apply(new.state, seq if seq > head.event_count else planner.newest())
+    top = max(head.top, max((e.ordinal or 0 for e in batch.events), default=0))
+    return AppendPlan(events, top, gone, staged)
+
+
+def _stage(conn: sqlite3.Connection, head: Head, uid: int, *, undoable: bool) -> StagedState:
+    return state.stage(conn, head.sid, head.key, partial(state.read_undo, conn, uid, head.key) if undoable else None)

@@ -1,0 +1,169 @@
+"""Database files: made, brought forward, or refused."""
+
+# Nothing else runs on the loop while a test looks at a file.
+# ruff: noqa: ASYNC240
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sojourn.errors import Unavailable, Unsupported
+from sojourn.store.sqlite import schema
+from sojourn.store.sqlite.connection import connect
+from sojourn.store.sqlite.schema import APPLICATION_ID, MIGRATIONS, Migration
+from sojourn.testing.builders import finished
+from tests.store.sqlite.processes import other
+
+pytestmark = pytest.mark.anyio
+
+NEXT = Migration(
+    MIGRATIONS[-1].version + 1,
+    "sessions get a title",
+    ("ALTER TABLE sessions ADD COLUMN title TEXT", "UPDATE sessions SET title = 'session ' || id"),
+)
+
+
+def test_a_file_is_made(path: Path) -> None:
+    conn = connect(str(path))
+    assert conn.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert conn.execute("PRAGMA user_version").fetchone() == (MIGRATIONS[-1].version,)
+    assert conn.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert conn.execute("PRAGMA synchronous").fetchone() == (2,)
+    tables = conn.execute("SELECT name, strict FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    assert dict(tables.fetchall()) == dict.fromkeys(
+        ("sessions", "runs", "events", "calls", "state", "undo", "steps", "interrupts"), 1
+    )
+    conn.close()
+
+
+def test_opening_again_changes_nothing(path: Path) -> None:
+    connect(str(path)).close()
+    before = path.read_bytes()
+    connect(str(path)).close()
+    assert path.read_bytes() == before
+
+
+async def test_normal_is_a_switch(path: Path) -> None:
+    conn = connect(str(path), synchronous="normal")
+    assert conn.execute("PRAGMA synchronous").fetchone() == (1,)
+    conn.close()
+
+
+async def test_an_older_file_is_brought_forward(path: Path, opened) -> None:
+    store = opened()
+    await finished(store, "r1", None, "Hi.")
+    await store.close()
+    conn = connect(str(path), migrations=(*MIGRATIONS, NEXT))
+    assert conn.execute("PRAGMA user_version").fetchone() == (NEXT.version,)
+    assert conn.execute("SELECT id, title, event_count FROM sessions").fetchall() == [("s1", "session s1", 2)]
+    assert conn.execute("SELECT count(*) FROM events").fetchone() == (2,)
+    conn.close()
+
+
+async def test_every_step_from_the_file_s_version_on_is_taken_once(path: Path) -> None:
+    steps = [Migration(n, f"step {n}", (f"CREATE TABLE t{n} (x)",)) for n in range(1, 5)]
+    for newest in (1, 2, 4):
+        connect(str(path), migrations=steps[:newest]).close()
+        conn = sqlite3.connect(path)
+        tables = [name for (name,) in conn.execute("SELECT name FROM sqlite_schema ORDER BY name")]
+        assert tables == [f"t{n}" for n in range(1, newest + 1)]
+        conn.close()
+
+
+async def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path, opened) -> None:
+    store = opened()
+    await finished(store, "r1", None, "Hi.")
+    await store.close()
+    broken = Migration(NEXT.version, "breaks", (*NEXT.statements, "ALTER TABLE nothing ADD COLUMN x"))
+    with pytest.raises(sqlite3.OperationalError, match="nothing"):
+        connect(str(path), migrations=(*MIGRATIONS, broken))
+    again = opened()
+    assert (await again.get_session(app_name="shop", user_id="alice", session_id="s1")).event_count == 2
+
+
+async def test_a_newer_file_is_refused(path: Path, opened) -> None:
+    connect(str(path), migrations=(*MIGRATIONS, NEXT)).close()
+    with pytest.raises(Unsupported) as caught:
+        await opened().get_session(app_name="shop", user_id="alice", session_id="s1")
+    assert caught.value.code == "store.schema_newer"
+    assert f"version {NEXT.version}" in caught.value.message
+    assert f"knows {MIGRATIONS[-1].version}" in caught.value.message
+    assert "upgrade" in caught.value.message
+    assert str(path) in caught.value.message
+
+
+async def test_a_foreign_database_is_refused_and_left_alone(path: Path, opened) -> None:
+    conn = sqlite3.connect(path)
+    conn.execute("CREATE TABLE theirs (x)")
+    conn.close()
+    before = path.read_bytes()
+    with pytest.raises(Unsupported) as caught:
+        await opened().create_session(app_name="shop", user_id="alice", session_id="s1")
+    assert caught.value.code == "store.foreign"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("pragma", ["application_id", "user_version"])
+async def test_a_file_that_others_marked_is_foreign(path: Path, opened, pragma: str) -> None:
+    conn = sqlite3.connect(path)
+    conn.execute(f"PRAGMA {pragma} = 7")
+    conn.close()
+    with pytest.raises(Unsupported) as caught:
+        await opened().list_sessions(app_name="shop")
+    assert caught.value.code == "store.foreign"
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, opened) -> None:
+    path.write_text("Dear diary, " * 1000)
+    before = path.read_bytes()
+    store = opened()
+    for call in (store.list_sessions(app_name="shop"), store.create_session(app_name="shop", user_id="alice")):
+        with pytest.raises(Unsupported) as caught:
+            await call
+        assert caught.value.code == "store.foreign"
+        assert isinstance(caught.value.__cause__, sqlite3.Error)
+    assert path.read_bytes() == before
+
+
+async def test_a_damaged_file_says_so(path: Path, opened) -> None:
+    store = opened()
+    for n in range(20):
+        await finished(store, f"r{n}", None, "x" * 3000)
+    await store.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(Unavailable) as caught:
+        await opened().list_events(app_name="shop", user_id="alice", session_id="s1")
+    assert (caught.value.code, caught.value.retryable) == ("store.corrupt", False)
+
+
+async def test_many_processes_may_make_the_file_at_once(path: Path, opened) -> None:
+    with other("open_at_once", path) as a, other("open_at_once", path) as b, other("open_at_once", path) as c:
+        processes = (a, b, c)
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [p.stdout.readline() for p in processes] == ["created\n"] * 3
+    assert len((await opened().list_sessions(app_name="shop")).items) == 3
+
+
+def test_a_lock_on_the_new_file_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite itself gives up at once when the journal mode is to be changed."""
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    waits = []
+
+    class Event:
+        def wait(self, seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 3:
+                holder.execute("ROLLBACK")
+
+    monkeypatch.setattr(schema.threading, "Event", Event)
+    connect(str(path)).close()
+    assert len(waits) == 3
+    holder.close()

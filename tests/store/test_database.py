@@ -1,0 +1,78 @@
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from sojourn.errors import InvalidInput, SojournError, Unsupported
+from sojourn.run.store import Store
+from sojourn.store.database import DatabaseSessionService
+from sojourn.store.sqlite.service import SqliteSessionService
+
+
+def test_a_relative_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = DatabaseSessionService("sqlite:///some/relative.db")
+    assert isinstance(store, SqliteSessionService)
+    assert isinstance(store, Store)
+    assert store.path == os.path.realpath(tmp_path / "some" / "relative.db")
+
+
+def test_an_absolute_file(tmp_path: Path) -> None:
+    store = DatabaseSessionService(f"sqlite:///{tmp_path}/a b%20ü#.db")
+    assert isinstance(store, SqliteSessionService)
+    assert store.path == os.path.realpath(tmp_path / "a b%20ü#.db")
+    asyncio.run(store.close())
+
+
+def test_it_is_the_file_that_is_used(tmp_path: Path) -> None:
+    async def use() -> None:
+        store = DatabaseSessionService(f"SQLite:///{tmp_path}/x.db", synchronous="normal")
+        await store.create_session(app_name="shop", user_id="alice", session_id="s1")
+        await store.close()
+
+    asyncio.run(use())
+    assert (tmp_path / "x.db").stat().st_size > 0
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_memory_has_a_service_of_its_own(url: str) -> None:
+    with pytest.raises(InvalidInput, match=r"InMemorySessionService\(\)") as caught:
+        DatabaseSessionService(url)
+    assert caught.value.code == "store.invalid_url"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "store.db", "/abs/store.db", "sqlite:store.db", "sqlite:/store.db", "sqlite://store.db", "sqlite://user:secret@host/db",
+        "://x", "a b://x", "user:secret@host://db", "sqlite:///x.db?password=secret", None, 5,
+    ],
+)  # fmt: skip
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(InvalidInput, match=r"sqlite:///relative\.db") as caught:
+        DatabaseSessionService(url)
+    assert caught.value.code == "store.invalid_url"
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql", "sqlite+aiosqlite", "redis"])
+def test_a_database_there_is_no_backend_for(scheme: str) -> None:
+    with pytest.raises(Unsupported, match=r"sqlite:///relative\.db") as caught:
+        DatabaseSessionService(f"{scheme}://user:secret@host/db")
+    assert caught.value.code == "store.unsupported_url"
+    assert f"{scheme}://" in caught.value.message
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", "a\0b", b"store.db"])
+def test_a_path_that_is_none(path: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        SqliteSessionService(path)
+    assert caught.value.code == "store.invalid_url"
+
+
+def test_an_option_that_is_none() -> None:
+    with pytest.raises(SojournError) as caught:
+        DatabaseSessionService("sqlite:///x.db", synchronous="off")  # type: ignore[arg-type]
+    assert caught.value.code == "store.invalid_option"
