@@ -64,4 +64,4 @@ async def open_sqlite(directory: Path) -> Store:
 
 
 TestSQLiteAgainstRAM = make_store_machine(open_sqlite).TestCase
-TestSQLiteAgainstRAM.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestSQLiteAgainstRAM.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)

@@ -108,6 +108,9 @@ def in_thread(fn: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     def call() -> T:
         try:
             return context.run(fn, *args)
+        except StopIteration as error:
+            # A future cannot hold it: whoever awaits would wait for ever.
+            raise RuntimeError("a plain function raised StopIteration") from error
         finally:
             try:
                 loop.call_soon_threadsafe(_done, back)

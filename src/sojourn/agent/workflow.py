@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sojourn.agent.base import Agent
 from sojourn.agent.control import RunPaused
-from sojourn.errors import InvalidInput
+from sojourn.errors import AgentError, InvalidInput
 
 if TYPE_CHECKING:
     from sojourn.agent.context import Context
@@ -67,7 +67,8 @@ class ParallelAgent(Agent):
 
     async def run(self, ctx: Context) -> None:
         """Runs all branches to their end."""
-        tasks = [asyncio.ensure_future(run) for run in [ctx.run_agent(child, branch=child.name) for child in self.sub_agents]]
+        runs = [ctx.run_agent(child, branch=child.name) for child in self.sub_agents]
+        tasks = [asyncio.ensure_future(_guarded(run)) for run in runs]
         try:
             if tasks:
                 await asyncio.wait(tasks)
@@ -84,3 +85,11 @@ class ParallelAgent(Agent):
             raise error
         if any(t.cancelled() for t in tasks):
             raise asyncio.CancelledError
+
+
+async def _guarded(run: Awaitable[Any]) -> Any:
+    """Keeps what would end the process, raised in a task, from doing so: it is this agent's failure."""
+    try:
+        return await run
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise AgentError(f"an agent raised {type(error).__name__}", code="agent.failed") from error

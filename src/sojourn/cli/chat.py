@@ -8,7 +8,7 @@ from dataclasses import replace
 from sojourn import platform
 from sojourn.cli.execute import report
 from sojourn.cli.failures import ExitCode
-from sojourn.cli.hosting import hosting
+from sojourn.cli.hosting import drain, hosting
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.options import Storage, open_storage
 from sojourn.cli.readers import Reader, open_reader
@@ -51,8 +51,11 @@ async def chat(screen: Screen, ctrl_c: CtrlC, options: RunOptions, *, reload: bo
         conversation = Chat(screen, ctrl_c, options, storage, Reloader(target) if reload else None)
         runner: Runner | None = conversation.runner_of(target)
         while runner is not None:
-            async with hosting(runner, screen, ctrl_c):
-                runner = await conversation.talk(runner)
+            async with hosting(runner):
+                edited = await conversation.talk(runner)
+                if edited is None:
+                    await drain(runner, screen, ctrl_c)
+            runner = edited
         return conversation.exit_code
 
 

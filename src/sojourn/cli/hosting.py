@@ -17,8 +17,10 @@ DRAIN_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def hosting(runner: Runner, screen: Screen, ctrl_c: CtrlC) -> AsyncIterator[None]:
+async def hosting(runner: Runner) -> AsyncIterator[None]:
     """Enters a Runner for the block: it takes up the app's unfinished runs, and goes on with them while the block runs.
+
+    What then still executes is interrupted, and goes on when a Runner of the app is entered again.
 
     Raises:
         Conflict: `store.in_use` if another process executes the runs of this database.
@@ -26,21 +28,19 @@ async def hosting(runner: Runner, screen: Screen, ctrl_c: CtrlC) -> AsyncIterato
     async with runner:
         try:
             yield
-            await _drain(runner, screen, ctrl_c)
         finally:
             await runner.close(grace=0)
 
 
-async def _drain(runner: Runner, screen: Screen, ctrl_c: CtrlC) -> None:
-    """Waits for the runs that still execute; Ctrl-C ends the wait, and they go on when a Runner is entered again."""
+async def drain(runner: Runner, screen: Screen, ctrl_c: CtrlC) -> None:
+    """Waits for the runs that still execute, but not for ever; Ctrl-C ends the wait."""
     left = (await runner.list_runs(status=(RunStatus.QUEUED, RunStatus.RUNNING))).items
     if not left:
         return
-    screen.note(f"waiting for {len(left)} earlier run{'s' if len(left) > 1 else ''} to end; Ctrl-C leaves that for later")
-    waits = [asyncio.ensure_future(_end_of(runner, record.id, record.user_id)) for record in left]
+    all_ended = asyncio.gather(*(_end_of(runner, record.id, record.user_id) for record in left))
     interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    all_ended = asyncio.gather(*waits)
     with ctrl_c.calls(interrupted.cancel):
+        screen.note(f"waiting for {len(left)} earlier run{'s' if len(left) > 1 else ''} to end; Ctrl-C leaves that for later")
         await asyncio.wait((all_ended, interrupted), timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     all_ended.cancel()
     await asyncio.gather(all_ended, return_exceptions=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sojourn import platform
-from sojourn.cli.hosting import hosting
+from sojourn.cli.hosting import drain, hosting
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.options import Storage, open_storage
 from sojourn.cli.questions import AnswerCommand
@@ -59,7 +59,7 @@ async def run_once(screen: Screen, ctrl_c: CtrlC, options: RunOptions, message: 
     target = load_target(options.target)
     async with open_storage(options.db, create=True) as storage:
         runner = Runner(config_of(target, storage, options))
-        async with hosting(runner, screen, ctrl_c):
+        async with hosting(runner):
             session_id = options.session_id or platform.new_id()
             if options.session_id is None:
                 screen.note(f"session {session_id}")
@@ -69,6 +69,7 @@ async def run_once(screen: Screen, ctrl_c: CtrlC, options: RunOptions, message: 
                 ending = await talk.follow(run)
             finally:
                 await runner.leave(run)
+            await drain(runner, screen, ctrl_c)
         return ending.exit_code
 
 

@@ -10,7 +10,7 @@ import typer
 from sojourn import platform
 from sojourn.cli import timeline
 from sojourn.cli.execute import execute
-from sojourn.cli.hosting import hosting
+from sojourn.cli.hosting import drain, hosting
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.listing import all_runs, events_of_run
 from sojourn.cli.options import (
@@ -168,9 +168,11 @@ def answer(
             options = _options(target, db, record, json=json, verbose=verbose)
             runner = Runner(config_of(loaded, storage, options))
             try:
-                async with hosting(runner, screen, ctrl_c):
+                async with hosting(runner):
                     handle = await runner.answer(record.id, question.id, parsed, user_id=record.user_id)
-                    return (await one_shot_talk(runner, screen, ctrl_c, options).follow(handle)).exit_code
+                    ending = await one_shot_talk(runner, screen, ctrl_c, options).follow(handle)
+                    await drain(runner, screen, ctrl_c)
+                    return ending.exit_code
             except Conflict as error:
                 if error.code != "store.in_use":
                     raise
@@ -199,9 +201,11 @@ def retry(
             record = await _find(storage.store, run, app or loaded.config.app_name, user)
             options = _options(target, db, record, json=json, verbose=verbose)
             runner = Runner(config_of(loaded, storage, options))
-            async with hosting(runner, screen, ctrl_c):
+            async with hosting(runner):
                 handle = await runner.retry(record.id, user_id=record.user_id)
-                return (await one_shot_talk(runner, screen, ctrl_c, options).follow(handle)).exit_code
+                ending = await one_shot_talk(runner, screen, ctrl_c, options).follow(handle)
+                await drain(runner, screen, ctrl_c)
+                return ending.exit_code
 
     raise typer.Exit(execute(work, verbose=verbose))
 

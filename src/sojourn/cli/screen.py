@@ -90,7 +90,8 @@ class Screen:
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in columns:
-            table.add_column(name, overflow="fold")
+            # Ids are there to be copied.
+            table.add_column(name, overflow="fold", no_wrap=name in ("RUN", "SESSION"))
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         self._console(sys.stdout).print(table)

@@ -53,6 +53,8 @@ class Dispatcher:
         self.hub: Hub = hub_of(services.store)
         self.hub.dispatchers.add(self)
         self.closed = False
+        # Runs that are just being recorded: closing waits until it is known what becomes of them.
+        self.recording: set[asyncio.Future[None]] = set()
         self._propagate = propagate
         self._generation = self.hub.generation
 
@@ -108,6 +110,8 @@ class Dispatcher:
         if not begin and needs_slot:
             limiter.enter_queue()
         job: Job | None = None
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.recording.add(recorded)
         try:
             submitted, repeated = await self._record(new, begin)
             record = submitted.record
@@ -122,6 +126,8 @@ class Dispatcher:
                     job.in_queue = needs_slot
                     self._bound_waiting(job)
                     self._queue(job)
+                if self.closed and submitted.begun is not None:
+                    self.stop(job, "shutdown", Stop.SHUTDOWN)
                 return record, live
             if repeated and record.status is RunStatus.RUNNING and record.uid not in hub.jobs:
                 # It was recorded by a call whose reply was lost, and begun; nobody executes it.
@@ -131,6 +137,8 @@ class Dispatcher:
                 hub.spawn(self._undo(new))
             raise
         finally:
+            self.recording.discard(recorded)
+            recorded.set_result(None)
             if job is None:
                 hub.engine.free_turn(delivery)
                 hub.engine.free_slot(delivery)
@@ -275,6 +283,7 @@ class Dispatcher:
         if begun.record.attempt == 1:
             job.live.publish(started_frame(begun.record))
         execution = job.execution = Execution(self.services, begun, job.live, job.ancestors)
+        execution.tearing_down = self.hub.tearing_down
         if execution.config.timeout is not None:
             execution.on_timeout = lambda: self.stop(job, "timeout", Stop.TIMEOUT)
         return execution
@@ -344,8 +353,8 @@ class Dispatcher:
         execution.task = task
         assert task is not None
         task.add_done_callback(lambda _: self._released(job))
-        if job.stop_why is not None:
-            self.stop(job, job.stop_why)
+        if job.stop is not None:
+            self.stop(job, *job.stop)
         return execution
 
     async def _begin_again(self, run_uid: int) -> Begun:
@@ -371,7 +380,7 @@ class Dispatcher:
     def stop(self, job: Job, why: str, reason: Stop = Stop.CANCEL) -> None:
         """Stops a run that has started."""
         if job.execution is None:
-            job.stop_why = why
+            job.stop = job.stop or (why, reason)
         else:
             job.execution.stop(reason, why, lambda: self._grace_over(job))
 

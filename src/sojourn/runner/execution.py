@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from enum import StrEnum
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ PIECES_PER_TURN = 64
 """Pieces that an agent may write without awaiting before other tasks get a turn."""
 
 
+CLOSE_TRIES = 3
+"""How often a generator is told to end that goes on all the same."""
+
+
 class Stop(StrEnum):
     """Why an attempt is stopped from outside."""
 
@@ -87,6 +91,7 @@ class Execution:
         self.finished = False
         self.task: asyncio.Task[None] | None = None
         self.on_timeout: Callable[[], None] = _nothing
+        self.tearing_down: Callable[[], bool] = bool
         self.thread_calls: set[asyncio.Future[None]] = set()
         self._ancestors = ancestors
         self._entered = False
@@ -143,11 +148,11 @@ class Execution:
         self.thread_calls = track_calls()
         try:
             outcome = await self._work()
-        except GeneratorExit:
-            # The event loop is gone and this task is garbage: nothing can be stored, the run is found again as lost.
-            self.finished = self._log.closed = True
-            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and not self._in_its_task():
+                # The event loop is gone and this task is garbage: nothing can be stored, the run is found again as lost.
+                self.finished = self._log.closed = True
+                raise
             outcome = self._outcome_of(error)
         if self.thread_calls and self.stop_reason is not None and not self.finished:
             await self._await_threads()
@@ -155,6 +160,12 @@ class Execution:
             return None
         await self.finish(outcome)
         return outcome
+
+    def _in_its_task(self) -> bool:
+        try:
+            return asyncio.current_task() is self.task
+        except RuntimeError:
+            return False
 
     async def _await_threads(self) -> None:
         # A thread cannot be cancelled; the session's next run may start once it is back or the grace is over.
@@ -200,11 +211,8 @@ class Execution:
         return Context(self, agent, self._state, None, scope, None)
 
     def _outcome_of(self, error: BaseException) -> Outcome:
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if self.stop_reason is None and task is not None and task.cancelling():
-                # Nobody asked this run to stop: its event loop is shutting down.
-                self.stop_reason = Stop.SHUTDOWN
+        if isinstance(error, asyncio.CancelledError) and self.stop_reason is None and self.tearing_down():
+            self.stop_reason = Stop.SHUTDOWN
         if self.stop_reason is not None:
             return self.stop_outcome()
         if isinstance(error, RunPaused):
@@ -279,7 +287,7 @@ class Execution:
     async def _consume(self, ctx: Context, produced: Any) -> None:
         """Takes what an agent yields, until it ends or hands over, or the run does."""
         live = self.live
-        streamed = 0
+        taken = 0
         try:
             async for item in produced:
                 if self.stop_reason is not None or self.ended or ctx._paused:
@@ -293,12 +301,13 @@ class Execution:
                         message.size += len(item)
                         if live._waiters:
                             live.touch()
-                        streamed += 1
-                        if not streamed % PIECES_PER_TURN:
-                            self._speech.check_size(message)
-                            await asyncio.sleep(0)
                 else:
                     await self._say(ctx, item)
+                taken += 1
+                if not taken % PIECES_PER_TURN:
+                    if ctx._message is not None:
+                        self._speech.check_size(ctx._message)
+                    await asyncio.sleep(0)
                 if ctx._transfer is not None:
                     break
         finally:
@@ -309,11 +318,16 @@ class Execution:
         aclose = getattr(produced, "aclose", None)
         if aclose is None:
             return
-        try:
-            await aclose()
-        except RuntimeError as error:
-            # It yielded again instead of ending; what it yields after the end is not taken.
-            logger.warning("run %s: an agent went on after it was closed: %s", self.run_id, error, extra=self._log_fields())
+        for _ in range(CLOSE_TRIES):
+            try:
+                await aclose()
+            except StopAsyncIteration:
+                return
+            except RuntimeError as error:
+                # It yielded again instead of ending; what it yields after the end is not taken.
+                logger.warning("run %s: an agent went on after it was closed: %s", self.run_id, error, extra=self._log_fields())
+            else:
+                return
 
     def _raise_if_stopped(self, ctx: Context) -> None:
         # An agent that swallowed what was to unwind it has come to its end all the same.
@@ -393,9 +407,11 @@ class Execution:
             # Taken at once: what siblings write meanwhile must not depend on who is scheduled first.
             state = ctx.state.overlay()
             path = f"{ctx.branch}.{branch}" if ctx.branch else branch
-        return self._run_child(ctx, Context(self, agent, state, path, ctx.path(f"{agent.name}@{count}"), agent))
+        child = Context(self, agent, state, path, ctx.path(f"{agent.name}@{count}"), agent)
+        return _ChildRun(self, ctx, child)
 
-    async def _run_child(self, ctx: Context, child: Context) -> Any:
+    async def run_inside(self, ctx: Context, child: Context) -> Any:
+        """Runs an agent inside of another one's context."""
         if self.ended:
             return None
         if ctx._message is not None:
@@ -551,6 +567,20 @@ class Execution:
         if service is None:
             raise not_configured("memory")
         return service
+
+
+class _ChildRun:
+    """An agent that runs inside of another one when this is awaited; a task may be cancelled before it gets to that."""
+
+    __slots__ = ("_child", "_ctx", "_execution")
+
+    def __init__(self, execution: Execution, ctx: Context, child: Context) -> None:
+        self._execution = execution
+        self._ctx = ctx
+        self._child = child
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._execution.run_inside(self._ctx, self._child).__await__()
 
 
 def _nothing() -> None:

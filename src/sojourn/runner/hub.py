@@ -21,7 +21,7 @@ from sojourn.session.types import SessionKey
 
 if TYPE_CHECKING:
     from sojourn.runner.dispatch import Dispatcher
-    from sojourn.runner.execution import Execution
+    from sojourn.runner.execution import Execution, Stop
 
 logger = logging.getLogger("sojourn.run")
 
@@ -37,7 +37,7 @@ class Job:
 
     __slots__ = (
         "abandoned", "ancestors", "answered", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue",
-        "live", "queue_timer", "stop_why",
+        "live", "queue_timer", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -55,7 +55,7 @@ class Job:
         self.ancestors = ancestors
         self.execution: Execution | None = None
         self.close_with: SojournError | None = None
-        self.stop_why: str | None = None
+        self.stop: tuple[str, Stop] | None = None
         self.in_queue = False
         self.abandoned = False
         # Whether a question was answered that this process has not heard of being stored.
@@ -83,6 +83,7 @@ class Hub:
         self._poller: asyncio.Task[None] | None = None
         self._watchdog: Watchdog | None = None
         self._entered = 0
+        self._tearing_down = False
 
     @property
     def store(self) -> Store:
@@ -136,6 +137,16 @@ class Hub:
             del self.live[uid]
         if not self.jobs and self._watchdog is not None:
             self._watchdog.rest()
+
+    def tearing_down(self) -> bool:
+        """Whether the event loop ends and has cancelled all its tasks, not just the one that asks.
+
+        An agent that has cancelled its own task must not pass for the end of the process.
+        """
+        if not self._tearing_down:
+            others = asyncio.all_tasks() - self._tasks
+            self._tearing_down = all(task.cancelling() for task in others)
+        return self._tearing_down
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Starts background work that `settle` waits for; what it raises is logged."""

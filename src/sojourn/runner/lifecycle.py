@@ -81,6 +81,8 @@ def _why_not(dispatcher: Dispatcher, record: RunRecord, lost: bool) -> SojournEr
 async def close(dispatcher: Dispatcher, grace: float) -> CloseReport:
     """Ends a dispatcher's runs after it was closed; see `Runner.close`."""
     hub = dispatcher.hub
+    if dispatcher.recording:
+        await asyncio.wait(set(dispatcher.recording), timeout=grace)
     own = [j for j in hub.jobs.values() if j.dispatcher is dispatcher]
     queued = [j for j in own if hub.engine.withdraw(j.delivery)]
     for job in queued:

@@ -306,7 +306,7 @@ def _await_leftovers(loop: SimLoop) -> None:
     left = _tasks(loop)
     if not left:
         return
-    loop.run_until_complete(asyncio.wait(left))
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     for task in left:
         if not task.cancelled() and (error := task.exception()) is not None:
             loop.unhandled.append(error)

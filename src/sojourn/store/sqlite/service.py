@@ -52,7 +52,7 @@ class SqliteSessionService:
         synchronous: `full` or `normal`, as above.
 
     Raises:
-        InvalidInput: `store.invalid_url` if that cannot be a file.
+        InvalidInput: `store.invalid_url` if that cannot be a file; `store.invalid_option`.
     """
 
     shared = True
