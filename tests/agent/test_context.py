@@ -75,11 +75,11 @@ async def test_state_set_by_actions_is_stored_and_seen():
         ctx.set_actions(state_delta={"a": 1}, state_increments={"n": 2})
         ctx.state["b"] = 2
         yield Content("model").with_text("x")
-        yield f"{dict(ctx.state)}"
+        yield f"{sorted(ctx.state.items())}"
 
     result = await run_agent(helper, "hi")
     assert result.state == {"a": 1, "b": 2, "n": 2}
-    assert result.text == "{'b': 2, 'a': 1, 'n': 2}"
+    assert result.text == "[('a', 1), ('b', 2), ('n', 2)]"
 
 
 @for_seeds(2)

@@ -12,7 +12,7 @@ from sojourn import jsonvalue
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, Unsupported
 from sojourn.event import Event, EventActions
-from sojourn.session.state import State
+from sojourn.session.state import State, StateDelta
 
 if TYPE_CHECKING:
     from sojourn.agent.base import Agent
@@ -210,9 +210,14 @@ class Context:
             self._actions = EventActions(**merged)
         except ValueError as error:
             raise InvalidInput(f"these actions cannot be: {error}", code="actions.invalid") from error
+        if self._actions.changes_state:
+            # What is set on the state is a write like any other: seen at once, stored with the next event.
+            self.state.write(StateDelta.of_all(self._actions))
+            kept = {n: getattr(self._actions, n) for n in self._actions.model_fields_set if n not in _STATE_FIELDS}
+            self._actions = EventActions(**kept) if kept else None
         if target is not None:
             self.transfer_to(target)
-        self._escalated = self._escalated or self._actions.escalate
+        self._escalated = self._escalated or self.actions.escalate
 
     def transfer_to(self, name: str) -> None:
         """Hands the run over to another agent.
@@ -342,12 +347,19 @@ class Context:
         untold = self._transfer is not None and not self._transfer_told
         return untold or self._actions is not None or bool(self._artifact_delta)
 
+    def end_escalation(self) -> None:
+        """Stops an escalation at this agent: those around it do not see it."""
+        self._escalated = False
+
     def path(self, key: str) -> str:
         """A key of this agent's, unique in the run."""
         return f"{self.scope}/{key}" if self.scope else key
 
     def __repr__(self) -> str:
         return f"Context(agent={self.agent.name!r}, run_id={self.run_id!r}, attempt={self.attempt})"
+
+
+_STATE_FIELDS = ("state_delta", "state_deleted", "state_increments")
 
 
 class ArtifactAccess:

@@ -51,6 +51,7 @@ class LoopAgent(Agent):
             for child in self.sub_agents:
                 await ctx.run_agent(child)
                 if ctx.ended or ctx.escalated:
+                    ctx.end_escalation()
                     return
             done += 1
             # A round of agents that never wait would keep every other run from going on.
@@ -79,6 +80,10 @@ class ParallelAgent(Agent):
                 task.cancel()
             if running:
                 await asyncio.wait(running)
+            for task in tasks:
+                # Looked at even if something else ends this agent: an error nobody sees is told to the event loop.
+                if task.done() and not task.cancelled():
+                    task.exception()
         failures = [error for t in tasks if not t.cancelled() and (error := t.exception()) is not None]
         # A pause must not hide a failure: the question would be answered for nothing.
         for error in sorted(failures, key=lambda e: isinstance(e, RunPaused)):

@@ -183,8 +183,11 @@ class State(MutableMapping[str, Any]):
     def __init__(self, snapshot: dict[str, Any] | None = None) -> None:
         self._seen: dict[str, Any] = snapshot if snapshot is not None else {}
         self._pending: StateDelta | None = None
-        # Of an overlay: the changes that were stored, for whoever it is joined to.
-        self._stored: list[StateDelta] | None = None
+        # Of an overlay: what it lies over. Of a state with overlays: what was stored by them, in that order.
+        self._base: State | None = None
+        self._joined = False
+        self._overlays = 0
+        self._stored: list[tuple[State, StateDelta]] = []
 
     def __getitem__(self, key: str) -> Any:
         value = self._seen[key]
@@ -254,23 +257,45 @@ class State(MutableMapping[str, Any]):
 
     def stored(self, delta: StateDelta) -> None:
         """Notes that changes are on their way to the store with an event; for the runner."""
-        if self._stored is not None:
-            self._stored.append(delta)
+        overlay, base = self, self._base
+        while base is not None:
+            base._stored.append((overlay, delta))
+            overlay, base = base, base._base
 
     def overlay(self) -> State:
         """A state that starts from what this one shows and keeps its writes to itself; for parallel branches."""
         overlay = State(dict(self._seen))
-        overlay._stored = []
+        overlay._base = self
+        self._overlays += 1
         return overlay
 
     def join(self, overlay: State) -> None:
-        """Takes over what an overlay of this state has written; for the runner."""
-        for delta in overlay._stored or ():
-            self.apply(delta)
-            self.stored(delta)
-        pending = overlay.take()
-        if pending:
-            self.write(pending)
+        """Takes over what an overlay of this state has written; for the runner.
+
+        Of several values for one key, the one that was stored last is seen, whichever branch ends last; one that is still
+        to be stored comes after all of them.
+        """
+        overlay._joined = True
+        self._overlays -= 1
+        pending = self._pending or StateDelta()
+        for source, delta in self._stored:
+            if source._joined:
+                self._show(delta, pending, increments=source is overlay)
+        left = overlay.take()
+        if left:
+            self.write(left)
+        if not self._overlays:
+            self._stored.clear()
+
+    def _show(self, delta: StateDelta, pending: StateDelta, *, increments: bool) -> None:
+        for key, value in delta.values.items():
+            if key not in pending.values and key not in pending.deleted:
+                self._seen[key] = value
+        for key in delta.deleted:
+            if key not in pending.values and key not in pending.deleted:
+                self._seen.pop(key, None)
+        if increments:
+            self.apply(StateDelta(increments=delta.increments))
 
     def _changes(self) -> StateDelta:
         if self._pending is None:
