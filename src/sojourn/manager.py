@@ -10,6 +10,7 @@ from typing import Any
 
 from sojourn import platform
 from sojourn.agent.base import Agent
+from sojourn.agent.current import find_current_run
 from sojourn.content import Content
 from sojourn.engine.limiter import Limiter
 from sojourn.errors import Conflict, InvalidInput
@@ -142,8 +143,12 @@ class SessionManager:
         key = SessionKey(runner.app_name, check_id(user_id, "user_id"), platform.new_id() if session_id is None else session_id)
         key.check()
         limiter = runner.dispatcher.bound_limiter()
-        await limiter.acquire(user_id)
-        session = UserSession(runner, key, limiter)
+        parent = find_current_run()
+        # Inside a run that holds a slot of this limiter: waiting for another one could be waiting for itself.
+        shared = parent is not None and limiter in parent.lineage.limiters
+        if not shared:
+            await limiter.acquire(user_id)
+        session = UserSession(runner, key, None if shared else limiter)
         try:
             yield session
         finally:
@@ -174,12 +179,13 @@ class UserSession:
         app_name: The app.
     """
 
-    def __init__(self, runner: Runner, key: SessionKey, limiter: Limiter) -> None:
+    def __init__(self, runner: Runner, key: SessionKey, limiter: Limiter | None) -> None:
         self._runner = runner
         self._key = key
         self._limiter = limiter
-        self._slot_in_use = False
-        self._slot_held = True
+        # Without a limiter it has no slot of its own: its runs share that of the run it was opened in.
+        self._slot_in_use = limiter is None
+        self._slot_held = limiter is not None
         self.closed = False
 
     @property
@@ -254,6 +260,6 @@ class UserSession:
 
     def give_back(self) -> None:
         """Gives the session's slot back unless a run uses it; twice is fine."""
-        if self._slot_held and not self._slot_in_use:
+        if self._limiter is not None and self._slot_held and not self._slot_in_use:
             self._slot_held = False
             self._limiter.release(self._key.user_id)

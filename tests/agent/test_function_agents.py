@@ -13,7 +13,7 @@ from sojourn.agent.threads import DaemonExecutor, in_thread, track_calls
 from sojourn.errors import InvalidInput
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
-from tests.runner.support import SESSION, USER, make_runner, outcome_of, read_events
+from tests.runner.support import SESSION, USER, assert_at_rest, bug, idle, make_runner, outcome_of, read_events
 
 
 async def an_async_function(ctx):
@@ -96,10 +96,13 @@ async def test_a_plain_function_runs_in_a_thread_with_its_context():
 async def test_a_plain_generator_streams_and_is_closed_when_the_reader_leaves():
     closed, go_on = threading.Event(), threading.Event()
 
+    waiting = threading.Event()
+
     @agent
     def helper(ctx):
         try:
             yield "a"
+            waiting.set()
             go_on.wait(20)
             yield "b"
             yield "c"
@@ -109,6 +112,7 @@ async def test_a_plain_generator_streams_and_is_closed_when_the_reader_leaves():
     runner = make_runner(helper)
     stream = runner.run(USER, SESSION, "go")
     assert (await anext(stream)).delta == "a"
+    await asyncio.to_thread(waiting.wait)
     go_on.set()
     await stream.aclose()
     assert await asyncio.to_thread(closed.wait, 10)
@@ -217,6 +221,22 @@ async def test_calls_are_kept_account_of_until_their_thread_is_back():
     await asyncio.wait(set(calls))
     await asyncio.sleep(0)
     assert calls == set()
+
+
+@for_seeds(30)
+async def test_a_call_that_is_cancelled_before_its_thread_starts_leaves_nothing_behind():
+    @agent
+    def helper(ctx):
+        return "done"
+
+    runner = make_runner(helper, max_concurrency=1)
+    run = await runner.start(USER, SESSION, "go")
+    await asyncio.sleep(0)
+    await run.cancel()
+    await run.wait()
+    await idle()
+    assert_at_rest(runner)
+    assert await (await runner.start(USER, SESSION, "go")).result() == "done"
 
 
 def test_idle_threads_are_used_again():

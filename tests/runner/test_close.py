@@ -18,7 +18,6 @@ from tests.runner.support import (
     SESSION,
     USER,
     assert_at_rest,
-    bug,
     dropped,
     idle,
     log_of,
@@ -142,7 +141,6 @@ async def test_code_that_does_not_end_is_abandoned_and_its_run_goes_on_elsewhere
     assert [e.text for e in await log_of(store)] == ["go", "second attempt"]
 
 
-@bug(42, "a stop before the attempt has begun forgets its reason")
 @for_seeds(5)
 async def test_a_run_that_is_just_beginning_is_suspended_and_not_cancelled():
     store = FaultyStore(InMemorySessionService())
@@ -161,7 +159,6 @@ async def test_a_run_that_is_just_beginning_is_suspended_and_not_cancelled():
     assert (await store.get_run(APP, second.id)).status is RunStatus.QUEUED
 
 
-@bug(43, "close does not know of submits under way")
 @for_seeds(5)
 async def test_a_run_that_is_just_being_recorded_does_not_slip_through():
     store = FaultyStore(InMemorySessionService())

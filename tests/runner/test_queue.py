@@ -22,7 +22,6 @@ from tests.runner.support import (
     SESSION,
     USER,
     assert_at_rest,
-    bug,
     dropped,
     idle,
     log_of,

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sojourn.errors import NotFound
 from sojourn.session.types import SessionKey
+
+
+class Lineage(NamedTuple):
+    """A run and those that wait for it, as far as they must not wait for each other.
+
+    Attributes:
+        sessions: Their sessions.
+        limiters: The limiters whose slots they hold.
+    """
+
+    sessions: tuple[SessionKey, ...] = ()
+    limiters: tuple[object, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -17,13 +30,13 @@ class CurrentRun:
         run_id: Its id.
         session: Its session.
         attempt: Its attempt.
-        ancestors: The sessions of the runs that started it and wait for it.
+        lineage: Itself and the runs that started it and wait for it.
     """
 
     run_id: str
     session: SessionKey
     attempt: int
-    ancestors: tuple[SessionKey, ...] = ()
+    lineage: Lineage = field(default_factory=Lineage)
 
     @property
     def user_id(self) -> str:

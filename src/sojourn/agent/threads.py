@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -105,7 +106,11 @@ def in_thread(fn: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         calls.add(back)
         back.add_done_callback(calls.discard)
 
+    claims = itertools.count()
+
     def call() -> T:
+        if next(claims):
+            raise asyncio.CancelledError  # Cancelled before this thread got to it; whoever cancelled it was first.
         try:
             return context.run(fn, *args)
         except StopIteration as error:
@@ -117,7 +122,9 @@ def in_thread(fn: Callable[..., T], *args: Any) -> asyncio.Future[T]:
             except RuntimeError:
                 pass  # The loop was closed while the thread ran; nobody is left to tell.
 
-    return loop.run_in_executor(_EXECUTOR, call)
+    future = loop.run_in_executor(_EXECUTOR, call)
+    future.add_done_callback(lambda done: _done(back) if done.cancelled() and not next(claims) else None)
+    return future
 
 
 def _done(future: asyncio.Future[None]) -> None:

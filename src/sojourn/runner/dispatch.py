@@ -9,6 +9,7 @@ from contextvars import Context, ContextVar
 from typing import Any
 
 from sojourn import platform
+from sojourn.agent.current import Lineage
 from sojourn.engine.limiter import Limiter, Limits, queue_timeout
 from sojourn.engine.protocol import Delivery
 from sojourn.errors import Conflict, NotFound, SojournError, TimedOut, Unavailable
@@ -89,13 +90,13 @@ class Dispatcher:
         return self.hub
 
     async def submit(
-        self, new: NewRun, ancestors: tuple[SessionKey, ...], slot_freed: Callable[[], None] | None = None
+        self, new: NewRun, lineage: Lineage, slot_freed: Callable[[], None] | None = None
     ) -> tuple[RunRecord, LiveRun | None]:
         """Records a run and brings it to execution: at once if its turn and a slot are free.
 
         Args:
             new: The run.
-            ancestors: The sessions of the runs that wait for it.
+            lineage: The runs that wait for it.
             slot_freed: For a run that uses a slot of its caller's: called when its code has ended.
 
         Returns:
@@ -104,7 +105,7 @@ class Dispatcher:
         hub = self.hub
         limiter = self.limiter
         # Whoever waits for a run while it holds a slot itself must not make it wait for another one.
-        needs_slot = slot_freed is None and not ancestors
+        needs_slot = slot_freed is None and limiter not in lineage.limiters
         delivery = Delivery(new.key, new.key.user_id, 0, _never, limiter, needs_slot, slot_freed=slot_freed)
         begin = hub.engine.claim(delivery)
         if not begin and needs_slot:
@@ -117,7 +118,7 @@ class Dispatcher:
             record = submitted.record
             if not submitted.known:
                 live = LiveRun(record)
-                job = Job(self, live, delivery, observe.run_context(self._propagate), ancestors)
+                job = Job(self, live, delivery, observe.run_context(self._propagate), lineage)
                 delivery.no = record.no
                 hub.add(job)
                 if submitted.begun is not None:
@@ -145,16 +146,16 @@ class Dispatcher:
                 if not begin and needs_slot:
                     limiter.leave_queue()
         if record.status is RunStatus.QUEUED and record.uid not in hub.jobs:
-            self.deliver(record, ahead=False, needs_slot=not ancestors)
+            self.deliver(record, ahead=False, needs_slot=limiter not in lineage.limiters)
         return record, hub.live.get(record.uid)
 
-    def check_room(self, key: SessionKey, ancestors: tuple[SessionKey, ...]) -> None:
+    def check_room(self, key: SessionKey, lineage: Lineage) -> None:
         """Refuses what `submit` would refuse, before anything else is done for a run.
 
         Raises:
             LimitExceeded: `limit.queue_full`.
         """
-        if not ancestors and not self.limiter.has_room(key.user_id):
+        if self.limiter not in lineage.limiters and not self.limiter.has_room(key.user_id):
             self.limiter.enter_queue()
             self.limiter.leave_queue()
 
@@ -212,7 +213,7 @@ class Dispatcher:
             close_with: Fails it with this instead of running its agent.
             needs_slot: False if it shares the slot of the run that waits for it.
         """
-        job = self._job(record, LiveRun(record), observe.run_context(()), (), ahead=ahead, needs_slot=needs_slot)
+        job = self._job(record, LiveRun(record), observe.run_context(()), Lineage(), ahead=ahead, needs_slot=needs_slot)
         job.close_with = close_with
         self._queue(job)
         return job.live
@@ -222,14 +223,14 @@ class Dispatcher:
         record: RunRecord,
         live: LiveRun,
         context: Context,
-        ancestors: tuple[SessionKey, ...],
+        lineage: Lineage,
         *,
         ahead: bool,
         needs_slot: bool = True,
     ) -> Job:
         """A job for a run that is queued in the store; it counts as waiting, whatever the bound of the queue."""
         delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, needs_slot, ahead)
-        job = Job(self, live, delivery, context, ancestors)
+        job = Job(self, live, delivery, context, lineage)
         job.in_queue = True
         self.limiter.queued += 1
         self.hub.add(job)
@@ -282,11 +283,16 @@ class Dispatcher:
         job.live.record = begun.record
         if begun.record.attempt == 1:
             job.live.publish(started_frame(begun.record))
-        execution = job.execution = Execution(self.services, begun, job.live, job.ancestors)
+        execution = job.execution = Execution(self.services, begun, job.live, self._lineage_of(job))
         execution.tearing_down = self.hub.tearing_down
         if execution.config.timeout is not None:
             execution.on_timeout = lambda: self.stop(job, "timeout", Stop.TIMEOUT)
         return execution
+
+    def _lineage_of(self, job: Job) -> Lineage:
+        """The runs that wait for what this job's agents start, itself included."""
+        waiting = job.lineage
+        return Lineage((*waiting.sessions, job.live.record.key), (*waiting.limiters, self.limiter))
 
     async def _execute(self, job: Job) -> None:
         execution = job.execution
@@ -440,7 +446,7 @@ class Dispatcher:
             record = live.record = record.evolve(status=RunStatus.QUEUED)
         if record.status is RunStatus.QUEUED and outcome is not None and outcome.move is Move.WAIT and not self.closed:
             # Answered while it was still busy with something else: it goes on at once.
-            self._queue(self._job(record, live, job.context, job.ancestors, ahead=True))
+            self._queue(self._job(record, live, job.context, job.lineage, ahead=True))
             return
         if record.status is RunStatus.QUEUED:
             live.failure = suspended_error(record)

@@ -13,7 +13,7 @@ from sojourn import jsonvalue
 from sojourn.agent.base import Agent, AgentCallback
 from sojourn.agent.context import Context, not_configured
 from sojourn.agent.control import RunPaused
-from sojourn.agent.current import CurrentRun, set_current_run
+from sojourn.agent.current import CurrentRun, Lineage, set_current_run
 from sojourn.agent.threads import track_calls
 from sojourn.content import Content, Part
 from sojourn.errors import (
@@ -38,7 +38,6 @@ from sojourn.runner.log import AttemptLog, Outcome, Said
 from sojourn.runner.plugins import change, observe
 from sojourn.runner.speech import Speech, shown
 from sojourn.session.state import State, StateDelta
-from sojourn.session.types import SessionKey
 
 if TYPE_CHECKING:
     from sojourn.artifact.service import ArtifactService
@@ -73,7 +72,7 @@ class Execution:
     It owns the fence: everything the attempt stores goes through `_store`, in order, and nothing does after `finish`.
     """
 
-    def __init__(self, services: Services, begun: Begun, live: LiveRun, ancestors: tuple[SessionKey, ...]) -> None:
+    def __init__(self, services: Services, begun: Begun, live: LiveRun, lineage: Lineage) -> None:
         record = begun.record
         self.services = services
         self.store: Store = services.store
@@ -93,7 +92,7 @@ class Execution:
         self.on_timeout: Callable[[], None] = _nothing
         self.tearing_down: Callable[[], bool] = bool
         self.thread_calls: set[asyncio.Future[None]] = set()
-        self._ancestors = ancestors
+        self._lineage = lineage
         self._entered = False
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
@@ -144,12 +143,12 @@ class Execution:
             How it ended; None if it was closed from outside before.
         """
         self._entered = True
-        set_current_run(CurrentRun(self.run_id, self.record.key, self.attempt, (*self._ancestors, self.record.key)))
+        set_current_run(CurrentRun(self.run_id, self.record.key, self.attempt, self._lineage))
         self.thread_calls = track_calls()
         try:
             outcome = await self._work()
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not self._in_its_task():
+            if isinstance(error, GeneratorExit) and not _runs_in(self.task):
                 # The event loop is gone and this task is garbage: nothing can be stored, the run is found again as lost.
                 self.finished = self._log.closed = True
                 raise
@@ -160,12 +159,6 @@ class Execution:
             return None
         await self.finish(outcome)
         return outcome
-
-    def _in_its_task(self) -> bool:
-        try:
-            return asyncio.current_task() is self.task
-        except RuntimeError:
-            return False
 
     async def _await_threads(self) -> None:
         # A thread cannot be cancelled; the session's next run may start once it is back or the grace is over.
@@ -288,6 +281,7 @@ class Execution:
         """Takes what an agent yields, until it ends or hands over, or the run does."""
         live = self.live
         taken = 0
+        task = asyncio.current_task()
         try:
             async for item in produced:
                 if self.stop_reason is not None or self.ended or ctx._paused:
@@ -310,24 +304,28 @@ class Execution:
                     await asyncio.sleep(0)
                 if ctx._transfer is not None:
                     break
+            else:
+                produced = None
         finally:
-            await self._close(produced)
+            if produced is not None:
+                await self._close(produced, task)
         self._raise_if_stopped(ctx)
 
-    async def _close(self, produced: Any) -> None:
-        aclose = getattr(produced, "aclose", None)
-        if aclose is None:
+    async def _close(self, produced: Any, task: asyncio.Task[Any] | None) -> None:
+        """Ends an iterator before its end: its `finally` blocks run, and what it still yields is not taken."""
+        if not _runs_in(task):
+            return  # The event loop is gone: nothing can be awaited any more.
+        if not hasattr(produced, "athrow"):
+            if hasattr(produced, "aclose"):
+                await produced.aclose()
             return
+        # Not `aclose`: a generator that yields once more could not be brought to its end after that.
         for _ in range(CLOSE_TRIES):
             try:
-                await aclose()
-            except StopAsyncIteration:
+                await produced.athrow(GeneratorExit())
+            except (GeneratorExit, StopAsyncIteration):
                 return
-            except RuntimeError as error:
-                # It yielded again instead of ending; what it yields after the end is not taken.
-                logger.warning("run %s: an agent went on after it was closed: %s", self.run_id, error, extra=self._log_fields())
-            else:
-                return
+        logger.warning("run %s: an agent goes on after it was closed", self.run_id, extra=self._log_fields())
 
     def _raise_if_stopped(self, ctx: Context) -> None:
         # An agent that swallowed what was to unwind it has come to its end all the same.
@@ -581,6 +579,14 @@ class _ChildRun:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._execution.run_inside(self._ctx, self._child).__await__()
+
+
+def _runs_in(task: asyncio.Task[Any] | None) -> bool:
+    """Whether this is called by a running task; not by the collection of one whose event loop is gone."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False
 
 
 def _nothing() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sojourn import platform
+from sojourn.agent.current import Lineage
 from sojourn.engine.inprocess import InProcessEngine
 from sojourn.engine.protocol import Delivery
 from sojourn.errors import Conflict, NotFound, SojournError
@@ -17,7 +18,6 @@ from sojourn.run.live import LiveRun
 from sojourn.run.store import Change, Store
 from sojourn.run.types import RunRecord, terminal_frame
 from sojourn.runner.watchdog import Watchdog
-from sojourn.session.types import SessionKey
 
 if TYPE_CHECKING:
     from sojourn.runner.dispatch import Dispatcher
@@ -36,8 +36,8 @@ class Job:
     """A run that this process is to execute, from its submission to its end."""
 
     __slots__ = (
-        "abandoned", "ancestors", "answered", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue",
-        "live", "queue_timer", "stop",
+        "abandoned", "answered", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue",
+        "lineage", "live", "queue_timer", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -46,13 +46,13 @@ class Job:
         live: LiveRun,
         delivery: Delivery,
         context: contextvars.Context,
-        ancestors: tuple[SessionKey, ...],
+        lineage: Lineage,
     ) -> None:
         self.dispatcher = dispatcher
         self.live = live
         self.delivery = delivery
         self.context = context
-        self.ancestors = ancestors
+        self.lineage = lineage
         self.execution: Execution | None = None
         self.close_with: SojournError | None = None
         self.stop: tuple[str, Stop] | None = None

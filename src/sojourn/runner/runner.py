@@ -8,7 +8,7 @@ from typing import Any
 from sojourn import platform
 from sojourn.agent.base import Agent
 from sojourn.agent.context import not_configured
-from sojourn.agent.current import find_current_run
+from sojourn.agent.current import Lineage, find_current_run
 from sojourn.artifact.service import ArtifactService
 from sojourn.content import Content
 from sojourn.engine.limiter import Limiter, Limits
@@ -234,7 +234,7 @@ class Runner:
         for hook in services.plugins.on_user_message:
             content = await change(hook, key, content) or content
         config = services.merge(run_config)
-        ancestors = _ancestors(key, attached)
+        lineage = _lineage(key, attached)
         event = Event(id=platform.new_id(), author=USER, timestamp=platform.now(), content=content, ordinal=0)
         large = spill.is_large(event, config.max_event_bytes)
         if run_id is None:
@@ -246,7 +246,7 @@ class Runner:
         event = event.evolve(run_id=check_id(run_id, "run_id"))
         if large or config.when_busy == "replace":
             # Nothing may be kept or cancelled for a run that is refused.
-            self.dispatcher.check_room(key, ancestors)
+            self.dispatcher.check_room(key, lineage)
         if large:
             event = await self._spill_message(key, event, config, create_session)
         new = NewRun(
@@ -262,7 +262,7 @@ class Runner:
         )
         if config.when_busy == "replace":
             await self._replace(key)
-        record, live = await self.dispatcher.submit(new, ancestors, slot_freed)
+        record, live = await self.dispatcher.submit(new, lineage, slot_freed)
         return Run(self, record, live)
 
     async def _known(self, key: SessionKey, run_id: str, content: Content) -> Run | None:
@@ -514,15 +514,15 @@ def _content(message: object) -> Content:
     raise InvalidInput(f"the message must be text or Content, not {type(message).__name__}", code="message.invalid")
 
 
-def _ancestors(key: SessionKey, attached: bool) -> tuple[SessionKey, ...]:
-    """The sessions of the runs that wait for a run started here."""
+def _lineage(key: SessionKey, attached: bool) -> Lineage:
+    """The runs that wait for a run started here."""
     parent = find_current_run()
     if parent is None or not attached:
-        return ()
-    if key in parent.ancestors:
+        return Lineage()
+    if key in parent.lineage.sessions:
         raise Conflict(
             f"a run of session {key} starts an attached run in the same session and would wait for itself; use another "
             "session, ctx.run_agent, or start()",
             code="run.nested_session",
         )
-    return parent.ancestors
+    return parent.lineage

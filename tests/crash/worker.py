@@ -1,0 +1,95 @@
+"""A process to be killed: it executes runs on a SQLite file, and writes down what it was told and what it did.
+
+Started as a program, it makes one such process for each line it reads, by `fork`, so that none has to be loaded anew.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import traceback
+
+from sojourn.agent.function import agent
+from sojourn.content import Content
+from sojourn.event import Event
+from sojourn.runner.runner import Runner
+from sojourn.store.sqlite.service import SQLiteSessionService
+
+APP = "crash"
+SESSIONS = [("alice", "s1"), ("alice", "s2"), ("bob", "s1")]
+STEPS = 4
+
+
+class Notes:
+    """Lines in a file that survive the death of the process: each is one call to the operating system."""
+
+    def __init__(self, path):
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def write(self, **what):
+        os.write(self._file, (json.dumps(what) + "\n").encode())
+
+
+def make_agent(notes):
+    """An agent with steps, state, pieces and messages; of every fourth run the second attempt takes another way."""
+
+    @agent
+    async def worker(ctx):
+        changes_its_mind = ctx.user_content.text.endswith("0")
+        yield Content("model").with_text("begin")
+        for n in range(STEPS):
+            result = await ctx.step(f"{n}", lambda n=n: notes.write(effect=n, run=ctx.run_id, attempt=ctx.attempt) or n * n)
+            ctx.state.increment("count")
+            ctx.state.increment("user:count", 10)
+            ctx.state["last"] = [ctx.run_id, n]
+            yield f"step {n} "
+            await asyncio.sleep(0.001)
+            yield f"gave {result}"
+            yield Content("model").with_text(f"{ctx.attempt if changes_its_mind and n == 1 else 'done'}")
+        yield "end"
+
+    return worker
+
+
+async def execute(path, first_run, notes):
+    """Takes up what is unfinished, and goes on starting runs until it is killed."""
+    store = SQLiteSessionService(path)
+    runner = Runner(app_name=APP, agent=make_agent(notes), session_service=store, max_concurrency=4)
+    await runner.__aenter__()
+
+    async def follow(run):
+        async for item in run.events():
+            if isinstance(item, Event):
+                notes.write(seen=item.id, run=run.id, pos=item.pos, text=item.text)
+        notes.write(ended=run.id)
+
+    followers = set()
+    number = first_run
+    while True:
+        user, session = SESSIONS[number % len(SESSIONS)]
+        run = await runner.start(user, session, f"{number}", run_id=f"r{number}")
+        notes.write(started=run.id, user=user, session=session)
+        followers.add(asyncio.ensure_future(follow(run)))
+        number += 1
+        # Not more than can be done in the time a process has, or runs would pile up.
+        await asyncio.sleep(0.02)
+
+
+def serve():
+    """Forks a process for each line of input, and answers with its id."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        path, first_run, notes_path = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                asyncio.run(execute(path, first_run, Notes(notes_path)))
+            except BaseException:
+                Notes(notes_path).write(broken=traceback.format_exc())
+            os._exit(1)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
