@@ -1,40 +1,125 @@
-"""Sojourn: the Python runtime for agents."""
+"""Sojourn: the Python runtime for agents.
 
-from sojourn.agent.base import Agent
-from sojourn.agent.context import Context
-from sojourn.agent.current import current_run, current_session
-from sojourn.agent.function import FunctionAgent, agent
-from sojourn.agent.workflow import LoopAgent, ParallelAgent, SequentialAgent
-from sojourn.content import Blob, Content, FileData, FunctionCall, FunctionResponse, Part
-from sojourn.errors import RunCancelled, RunWaiting, SojournError
-from sojourn.event import Event, EventActions, Partial
-from sojourn.manager import SessionManager, UserSession
-from sojourn.run.config import RunConfig, StreamingMode
-from sojourn.run.status import RunStatus
-from sojourn.run.types import Frame, Interrupt, RunRecord
-from sojourn.runner.config import RunnerConfig
-from sojourn.runner.handle import Run
-from sojourn.runner.plugins import Plugin
-from sojourn.runner.runner import Runner
-from sojourn.session.state import State
-from sojourn.session.types import Session, SessionKey
-from sojourn.store.inmemory import InMemorySessionService
+Everything a program needs is here. Each name is loaded when it is first used, so that importing the package costs nothing
+that is not needed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sojourn.agents.base import Agent
+    from sojourn.agents.context import Context
+    from sojourn.agents.current import current_run, current_session
+    from sojourn.agents.function import FunctionAgent, agent
+    from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
+    from sojourn.artifact.file import FileArtifactService
+    from sojourn.artifact.inmemory import InMemoryArtifactService
+    from sojourn.content import Blob, Content, FileData, FunctionCall, FunctionResponse, Part
+    from sojourn.errors import RunCancelled, RunWaiting, SojournError
+    from sojourn.event import Event, EventActions, Partial
+    from sojourn.manager import SessionManager, UserSession
+    from sojourn.memory.inmemory import InMemoryMemoryService
+    from sojourn.memory.types import Memory
+    from sojourn.run.config import RunConfig, StreamingMode
+    from sojourn.run.status import RunStatus
+    from sojourn.run.types import Frame, Interrupt, RunRecord
+    from sojourn.runner.config import RunnerConfig
+    from sojourn.runner.handle import Run
+    from sojourn.runner.plugins import Plugin
+    from sojourn.runner.runner import Runner
+    from sojourn.session.state import State
+    from sojourn.session.types import Session, SessionKey
+    from sojourn.store.database import DatabaseSessionService
+    from sojourn.store.inmemory import InMemorySessionService
+
+_HOMES = {
+    "sojourn.agents.base": ("Agent",),
+    "sojourn.agents.context": ("Context",),
+    "sojourn.agents.current": (
+        "current_run",
+        "current_session",
+    ),
+    "sojourn.agents.function": (
+        "FunctionAgent",
+        "agents",
+    ),
+    "sojourn.agents.workflow": (
+        "LoopAgent",
+        "ParallelAgent",
+        "SequentialAgent",
+    ),
+    "sojourn.artifact.file": ("FileArtifactService",),
+    "sojourn.artifact.inmemory": ("InMemoryArtifactService",),
+    "sojourn.content": (
+        "Blob",
+        "Content",
+        "FileData",
+        "FunctionCall",
+        "FunctionResponse",
+        "Part",
+    ),
+    "sojourn.errors": (
+        "RunCancelled",
+        "RunWaiting",
+        "SojournError",
+    ),
+    "sojourn.event": (
+        "Event",
+        "EventActions",
+        "Partial",
+    ),
+    "sojourn.manager": (
+        "SessionManager",
+        "UserSession",
+    ),
+    "sojourn.memory.inmemory": ("InMemoryMemoryService",),
+    "sojourn.memory.types": ("Memory",),
+    "sojourn.run.config": (
+        "RunConfig",
+        "StreamingMode",
+    ),
+    "sojourn.run.status": ("RunStatus",),
+    "sojourn.run.types": (
+        "Frame",
+        "Interrupt",
+        "RunRecord",
+    ),
+    "sojourn.runner.config": ("RunnerConfig",),
+    "sojourn.runner.handle": ("Run",),
+    "sojourn.runner.plugins": ("Plugin",),
+    "sojourn.runner.runner": ("Runner",),
+    "sojourn.session.state": ("State",),
+    "sojourn.session.types": (
+        "Session",
+        "SessionKey",
+    ),
+    "sojourn.store.database": ("DatabaseSessionService",),
+    "sojourn.store.inmemory": ("InMemorySessionService",),
+}
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Agent",
     "Blob",
     "Content",
     "Context",
+    "DatabaseSessionService",
     "Event",
     "EventActions",
+    "FileArtifactService",
     "FileData",
     "Frame",
     "FunctionAgent",
     "FunctionCall",
     "FunctionResponse",
+    "InMemoryArtifactService",
+    "InMemoryMemoryService",
     "InMemorySessionService",
     "Interrupt",
     "LoopAgent",
+    "Memory",
     "ParallelAgent",
     "Part",
     "Partial",
@@ -59,3 +144,16 @@ __all__ = [
     "current_run",
     "current_session",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'sojourn' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return __all__

@@ -9,8 +9,8 @@ from inspect import isawaitable
 from typing import Any
 
 from sojourn import platform
-from sojourn.agent.base import Agent
-from sojourn.agent.current import find_current_run
+from sojourn.agents.base import Agent
+from sojourn.agents.current import find_current_run
 from sojourn.content import Content
 from sojourn.engine.limiter import Limiter
 from sojourn.errors import Conflict, InvalidInput

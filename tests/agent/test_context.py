@@ -2,7 +2,7 @@
 
 import pytest
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.content import Content
 from sojourn.errors import InvalidInput
 from sojourn.event import EventActions

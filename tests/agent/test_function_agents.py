@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from sojourn.agent.base import Agent
-from sojourn.agent.current import current_run
-from sojourn.agent.function import FunctionAgent, agent
-from sojourn.agent.threads import DaemonExecutor, in_thread, track_calls
+from sojourn.agents.base import Agent
+from sojourn.agents.current import current_run
+from sojourn.agents.function import FunctionAgent, agent
+from sojourn.agents.threads import DaemonExecutor, in_thread, track_calls
 from sojourn.errors import InvalidInput
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from sojourn import platform
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import LoopAgent, ParallelAgent, SequentialAgent
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
 from sojourn.content import Content
 from sojourn.errors import InvalidInput
 from sojourn.event import Event, EventActions

@@ -90,11 +90,11 @@ def test_a_module_that_was_removed_counts_as_an_edit(words):
 
 
 def test_modules_of_others_are_left_alone(words):
-    before = sys.modules["sojourn.agent.base"]
+    before = sys.modules["sojourn.agents.base"]
     reloader = Reloader(load_target("helpers.py"))
     words.edit("WORD = 'second'\n")
     reloader.reload()
-    assert sys.modules["sojourn.agent.base"] is before
+    assert sys.modules["sojourn.agents.base"] is before
 
 
 def test_modules_of_a_package_are_reloaded_with_it(imports):

@@ -10,14 +10,14 @@ import signal
 import sys
 import traceback
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.content import Content
 from sojourn.event import Event
 from sojourn.runner.runner import Runner
-from sojourn.store.sqlite.service import SQLiteSessionService
+from sojourn.store.database import DatabaseSessionService
 
 APP = "crash"
-SESSIONS = [("alice", "s1"), ("alice", "s2"), ("bob", "s1")]
+SESSIONS = [(user, session) for user in ("alice", "bob") for session in ("s1", "s2", "s3")]
 STEPS = 4
 
 
@@ -31,12 +31,16 @@ class Notes:
         os.write(self._file, (json.dumps(what) + "\n").encode())
 
 
+def changes_its_mind(run_id):
+    """Whether a run's later attempts say something else than the first."""
+    return int(run_id[1:]) % 4 == 0
+
+
 def make_agent(notes):
-    """An agent with steps, state, pieces and messages; of every fourth run the second attempt takes another way."""
+    """An agent with steps, state, pieces and messages."""
 
     @agent
     async def worker(ctx):
-        changes_its_mind = ctx.user_content.text.endswith("0")
         yield Content("model").with_text("begin")
         for n in range(STEPS):
             result = await ctx.step(f"{n}", lambda n=n: notes.write(effect=n, run=ctx.run_id, attempt=ctx.attempt) or n * n)
@@ -44,9 +48,9 @@ def make_agent(notes):
             ctx.state.increment("user:count", 10)
             ctx.state["last"] = [ctx.run_id, n]
             yield f"step {n} "
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.003)
             yield f"gave {result}"
-            yield Content("model").with_text(f"{ctx.attempt if changes_its_mind and n == 1 else 'done'}")
+            yield Content("model").with_text(f"{ctx.attempt}" if n == 1 and changes_its_mind(ctx.run_id) else "done")
         yield "end"
 
     return worker
@@ -54,7 +58,7 @@ def make_agent(notes):
 
 async def execute(path, first_run, notes):
     """Takes up what is unfinished, and goes on starting runs until it is killed."""
-    store = SQLiteSessionService(path)
+    store = DatabaseSessionService(f"sqlite:///{path}")
     runner = Runner(app_name=APP, agent=make_agent(notes), session_service=store, max_concurrency=4)
     await runner.__aenter__()
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import ParallelAgent
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import ParallelAgent
 from sojourn.content import Content, Part
 from sojourn.errors import Conflict, InvalidInput, NotFound
 from sojourn.event import ASK_CALL

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.content import Content
 from sojourn.errors import Conflict, RunWaiting
 from sojourn.run.status import RunStatus

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from sojourn.agent.base import Agent
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import ParallelAgent
+from sojourn.agents.base import Agent
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import ParallelAgent
 from sojourn.content import Content
 from sojourn.errors import AgentError, InvalidInput, ToolError
 from sojourn.event import Event

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.artifact.types import parse_artifact_uri
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, NotFound, Unsupported

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from sojourn.agent.base import Agent
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import LoopAgent, ParallelAgent, SequentialAgent
+from sojourn.agents.base import Agent
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
 from sojourn.content import Content, Part
 from sojourn.errors import Conflict, NotFound, RunCancelled
 from sojourn.event import Event

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.errors import Unavailable
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus

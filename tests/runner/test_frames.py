@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import ParallelAgent
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import ParallelAgent
 from sojourn.content import Content
 from sojourn.errors import NotFound, Unavailable
 from sojourn.event import Partial

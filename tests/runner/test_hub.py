@@ -5,7 +5,7 @@ import gc
 import weakref
 from collections import Counter
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.errors import Conflict
 from sojourn.run.live import LiveRun
 from sojourn.runner.execution import Execution

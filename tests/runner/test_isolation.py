@@ -5,9 +5,9 @@ import contextvars
 
 import pytest
 
-from sojourn.agent.current import current_run, current_session, find_current_run
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import ParallelAgent, SequentialAgent
+from sojourn.agents.current import current_run, current_session, find_current_run
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import ParallelAgent, SequentialAgent
 from sojourn.content import Content
 from sojourn.errors import NotFound
 from sojourn.memory.inmemory import InMemoryMemoryService

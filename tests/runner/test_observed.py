@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.run.config import RunConfig
 from sojourn.testing.loop import for_seeds
 from tests.runner.support import APP, SESSION, USER, idle, make_runner, outcome_of

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.base import Agent
-from sojourn.agent.function import agent
+from sojourn.agents.base import Agent
+from sojourn.agents.function import agent
 from sojourn.content import Content, Part
 from sojourn.errors import Unavailable
 from sojourn.event import Event, EventActions, Partial

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from sojourn import platform
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.content import Content
 from sojourn.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from sojourn.run.config import RunConfig

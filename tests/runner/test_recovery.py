@@ -9,7 +9,7 @@ import gc
 import pytest
 
 from sojourn import platform
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.content import Content
 from sojourn.event import Event, Partial
 from sojourn.run.config import RunConfig
@@ -600,7 +600,7 @@ async def test_branches_are_replayed_each_in_its_own_order():
 
         return speak
 
-    from sojourn.agent.workflow import ParallelAgent
+    from sojourn.agents.workflow import ParallelAgent
 
     helper = ParallelAgent(name="all", sub_agents=[branch("x"), branch("y")])
     async with process(helper, store) as first:

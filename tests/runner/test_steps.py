@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import LoopAgent, ParallelAgent
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import LoopAgent, ParallelAgent
 from sojourn.errors import Conflict, InvalidInput, Unavailable
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds

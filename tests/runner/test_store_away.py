@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.function import agent
+from sojourn.agents.function import agent
 from sojourn.content import Content, Part
 from sojourn.errors import Unavailable
 from sojourn.run.config import RunConfig

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from sojourn.agent.base import Agent
-from sojourn.agent.function import agent
-from sojourn.agent.workflow import LoopAgent, ParallelAgent, SequentialAgent
+from sojourn.agents.base import Agent
+from sojourn.agents.function import agent
+from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
 from sojourn.content import Content
 from sojourn.errors import SojournError
 from sojourn.event import Event, EventActions

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sojourn.agent.base import Agent
+from sojourn.agents.base import Agent
 from sojourn.artifact.service import ArtifactService
 from sojourn.cli.failures import user_traceback
 from sojourn.errors import InvalidInput

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sojourn.agent.base import Agent
+from sojourn.agents.base import Agent
 from sojourn.artifact.service import ArtifactService
 from sojourn.memory.service import MemoryService
 from sojourn.run.config import RunConfig
@@ -15,7 +15,7 @@ from sojourn.run.store import Store
 from sojourn.runner.plugins import Plugin
 
 if TYPE_CHECKING:
-    from sojourn.agent.context import Context
+    from sojourn.agents.context import Context
 
 
 class Default:

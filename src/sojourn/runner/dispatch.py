@@ -9,7 +9,7 @@ from contextvars import Context, ContextVar
 from typing import Any
 
 from sojourn import platform
-from sojourn.agent.current import Lineage
+from sojourn.agents.current import Lineage
 from sojourn.engine.limiter import Limiter, Limits, queue_timeout
 from sojourn.engine.protocol import Delivery
 from sojourn.errors import Conflict, NotFound, SojournError, TimedOut, Unavailable

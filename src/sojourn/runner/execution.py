@@ -10,11 +10,11 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from sojourn import jsonvalue
-from sojourn.agent.base import Agent, AgentCallback
-from sojourn.agent.context import Context, not_configured
-from sojourn.agent.control import RunPaused
-from sojourn.agent.current import CurrentRun, Lineage, set_current_run
-from sojourn.agent.threads import track_calls
+from sojourn.agents.base import Agent, AgentCallback
+from sojourn.agents.context import Context, not_configured
+from sojourn.agents.control import RunPaused
+from sojourn.agents.current import CurrentRun, Lineage, set_current_run
+from sojourn.agents.threads import track_calls
 from sojourn.content import Content, Part
 from sojourn.errors import (
     AgentError,

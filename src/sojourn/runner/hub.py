@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sojourn import platform
-from sojourn.agent.current import Lineage
+from sojourn.agents.current import Lineage
 from sojourn.engine.inprocess import InProcessEngine
 from sojourn.engine.protocol import Delivery
 from sojourn.errors import Conflict, NotFound, SojournError

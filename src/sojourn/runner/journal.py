@@ -7,7 +7,7 @@ from inspect import isawaitable
 from typing import Any
 
 from sojourn import jsonvalue, platform
-from sojourn.agent.context import Context
+from sojourn.agents.context import Context
 from sojourn.errors import Conflict, SojournError
 from sojourn.run.store import Begun
 from sojourn.run.types import Interrupt, RunError, Step

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sojourn import platform
-from sojourn.agent.context import Context, not_configured
+from sojourn.agents.context import Context, not_configured
 from sojourn.content import Content, Part
 from sojourn.errors import AgentError, Fenced, SojournError, Unavailable
 from sojourn.event import USER, Event

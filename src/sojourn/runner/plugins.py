@@ -13,7 +13,7 @@ from sojourn.run.types import RunRecord
 from sojourn.session.types import SessionKey
 
 if TYPE_CHECKING:
-    from sojourn.agent.context import Context
+    from sojourn.agents.context import Context
 
 logger = logging.getLogger("sojourn.plugins")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sojourn import platform
-from sojourn.agent.base import Agent
-from sojourn.agent.context import not_configured
-from sojourn.agent.current import Lineage, find_current_run
+from sojourn.agents.base import Agent
+from sojourn.agents.context import not_configured
+from sojourn.agents.current import Lineage, find_current_run
 from sojourn.artifact.service import ArtifactService
 from sojourn.content import Content
 from sojourn.engine.limiter import Limiter, Limits

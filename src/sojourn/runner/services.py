@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from sojourn.agent.base import check_tree
+from sojourn.agents.base import check_tree
 from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.content import Content
 from sojourn.errors import InvalidInput, SojournError

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sojourn import jsonvalue, platform
-from sojourn.agent.context import Context
+from sojourn.agents.context import Context
 from sojourn.content import Content
 from sojourn.errors import AgentError, LimitExceeded, SojournError
 from sojourn.event import USER, Event, EventActions

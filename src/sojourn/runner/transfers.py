@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sojourn.agent.base import Agent
-from sojourn.agent.workflow import LoopAgent, ParallelAgent, SequentialAgent
+from sojourn.agents.base import Agent
+from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
 from sojourn.errors import Forbidden, LimitExceeded, NotFound
 
 if TYPE_CHECKING:
-    from sojourn.agent.context import Context
+    from sojourn.agents.context import Context
     from sojourn.runner.config import TransferPolicy
 
 _FIXED_ORDER = (SequentialAgent, LoopAgent, ParallelAgent)

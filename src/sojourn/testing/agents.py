@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Any
 
-from sojourn.agent.base import Agent, Yielded
-from sojourn.agent.context import Context
+from sojourn.agents.base import Agent, Yielded
+from sojourn.agents.context import Context
 from sojourn.content import Content
 from sojourn.errors import NotFound, SojournError
 from sojourn.event import Event

@@ -6,12 +6,12 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from sojourn.agent.base import Agent, AgentCallback, Yielded
-from sojourn.agent.threads import in_thread
+from sojourn.agents.base import Agent, AgentCallback, Yielded
+from sojourn.agents.threads import in_thread
 from sojourn.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from sojourn.agent.context import Context
+    from sojourn.agents.context import Context
 
 AgentFunction = Callable[..., Any]
 _END: Any = object()

@@ -15,7 +15,7 @@ from sojourn.event import Event, EventActions
 from sojourn.session.state import State, StateDelta
 
 if TYPE_CHECKING:
-    from sojourn.agent.base import Agent
+    from sojourn.agents.base import Agent
     from sojourn.artifact.service import ArtifactService
     from sojourn.artifact.types import ArtifactScope, ArtifactVersion
     from sojourn.memory.service import MemoryService

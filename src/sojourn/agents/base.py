@@ -11,7 +11,7 @@ from sojourn.event import USER, Event
 from sojourn.ids import check_id
 
 if TYPE_CHECKING:
-    from sojourn.agent.context import Context
+    from sojourn.agents.context import Context
 
 Yielded = str | Content | Event
 """What an agent may yield."""

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sojourn.agent.base import Agent
-from sojourn.agent.control import RunPaused
+from sojourn.agents.base import Agent
+from sojourn.agents.control import RunPaused
 from sojourn.errors import AgentError, InvalidInput
 
 if TYPE_CHECKING:
-    from sojourn.agent.context import Context
+    from sojourn.agents.context import Context
 
 
 class SequentialAgent(Agent):
