@@ -42,7 +42,7 @@ _HOMES = {
     ),
     "sojourn.agents.function": (
         "FunctionAgent",
-        "agents",
+        "agent",
     ),
     "sojourn.agents.workflow": (
         "LoopAgent",

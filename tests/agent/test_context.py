@@ -19,7 +19,18 @@ async def test_who_and_what():
 
     @agent
     async def helper(ctx):
-        for name in ("app_name", "user_id", "session_id", "agent_name", "run_id", "invocation_id", "attempt", "branch", "scope", "ended"):
+        for name in (
+            "app_name",
+            "user_id",
+            "session_id",
+            "agent_name",
+            "run_id",
+            "invocation_id",
+            "attempt",
+            "branch",
+            "scope",
+            "ended",
+        ):
             seen[name] = getattr(ctx, name)
         seen["session"] = ctx.session.id
         seen["content"] = ctx.user_content.text

@@ -87,7 +87,9 @@ async def test_a_script_is_followed_in_order_and_every_time():
     async def wait(ctx):
         return f"{ctx.user_content.text} "
 
-    scripted = ScriptedAgent("one ", wait, lambda ctx: ctx.state.increment("n") and None, Content("model").with_text("two"), name="s")
+    scripted = ScriptedAgent(
+        "one ", wait, lambda ctx: ctx.state.increment("n") and None, Content("model").with_text("two"), name="s"
+    )
     for n, text in enumerate(("a", "b"), 1):
         result = await run_agent(scripted, text)
         assert [e.text for e in result.events] == [f"one {text} ", "two"]

@@ -318,7 +318,8 @@ async def test_a_branch_that_ends_the_invocation_ends_it_for_all():
         ctx.end_invocation()
 
     tree = SequentialAgent(
-        name="seq", sub_agents=[ParallelAgent(name="all", sub_agents=[ender, speaker("y", "y1", "y2", "y3", seconds=0.7)]), speaker("z")]
+        name="seq",
+        sub_agents=[ParallelAgent(name="all", sub_agents=[ender, speaker("y", "y1", "y2", "y3", seconds=0.7)]), speaker("z")],
     )
     outcome, texts = await texts_of(tree)
     assert outcome is not None
@@ -352,7 +353,9 @@ async def test_branches_inside_of_branches():
 
 @for_seeds(10)
 async def test_a_parallel_agent_in_a_loop():
-    tree = LoopAgent(name="loop", sub_agents=[ParallelAgent(name="par", sub_agents=[counting("x"), speaker("y")])], max_iterations=3)
+    tree = LoopAgent(
+        name="loop", sub_agents=[ParallelAgent(name="par", sub_agents=[counting("x"), speaker("y")])], max_iterations=3
+    )
     outcome, texts = await texts_of(tree)
     assert outcome in ("y", "x3")
     assert sorted(texts) == ["x1", "x2", "x3", "y", "y", "y"]

@@ -21,7 +21,9 @@ class Bench:
 
     def delivery(self, session="s", user="u", **fields):
         self.number += 1
-        made = Delivery(SessionKey("app", user, session), user, self.number, lambda: self.started.append(made), self.limiter, **fields)
+        made = Delivery(
+            SessionKey("app", user, session), user, self.number, lambda: self.started.append(made), self.limiter, **fields
+        )
         return made
 
     def submit(self, *args, **fields):
@@ -147,7 +149,11 @@ def test_whoever_lends_a_slot_is_told_once_when_it_is_free():
 
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["submit", "ahead", "free", "claim", "end", "turn", "slot", "withdraw"]), st.integers(0, 3), st.integers(0, 9)),
+    st.tuples(
+        st.sampled_from(["submit", "ahead", "free", "claim", "end", "turn", "slot", "withdraw"]),
+        st.integers(0, 3),
+        st.integers(0, 9),
+    ),
     max_size=50,
 )
 

@@ -122,7 +122,9 @@ def test_the_queue_has_a_bound():
     limiter.enter_queue()
 
 
-@pytest.mark.parametrize("fields", [{"max_concurrency_per_user": 0}, {"max_queue": -1}, {"queue_timeout": 0}, {"queue_timeout": -1}])
+@pytest.mark.parametrize(
+    "fields", [{"max_concurrency_per_user": 0}, {"max_queue": -1}, {"queue_timeout": 0}, {"queue_timeout": -1}]
+)
 def test_limits_that_cannot_be(fields):
     with raises(InvalidInput, "limit.invalid"):
         Limits(**fields)

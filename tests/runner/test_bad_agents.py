@@ -184,7 +184,9 @@ async def test_sys_exit_in_an_agent_does_not_end_the_process():
     assert (await run_to_end(helper))[0] == "agent.failed"
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), KeyboardInterrupt(), StopIteration(), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), SystemExit(1), KeyboardInterrupt(), StopIteration(), asyncio.CancelledError()]
+)
 @pytest.mark.anyio
 async def test_whatever_a_plain_function_raises_in_its_thread_is_a_failure_with_a_code(error):
     @agent
@@ -323,7 +325,6 @@ async def test_a_thread_that_hangs_is_abandoned_and_takes_a_slot_until_it_is_bac
 
 
 # -- generators that do not close ---------------------------------------------------------------------------------------
-
 
 
 @for_seeds(3)

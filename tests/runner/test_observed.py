@@ -49,7 +49,12 @@ async def helper(ctx):
 
 @pytest.mark.parametrize(
     ("message", "status", "code"),
-    [("hi", "completed", None), ("fail", "failed", "agent.failed"), ("hang", "failed", "run.timeout"), ("ask", "waiting", None)],
+    [
+        ("hi", "completed", None),
+        ("fail", "failed", "agent.failed"),
+        ("hang", "failed", "run.timeout"),
+        ("ask", "waiting", None),
+    ],
 )
 def test_a_line_at_the_start_and_one_at_the_end(lines, message, status, code):
     @for_seeds(1)

@@ -7,7 +7,18 @@ import pytest
 
 import sojourn
 
-HEAVY = ("fastapi", "typer", "rich", "prompt_toolkit", "numpy", "asyncpg", "jsonschema", "opentelemetry", "hypothesis", "pytest")
+HEAVY = (
+    "fastapi",
+    "typer",
+    "rich",
+    "prompt_toolkit",
+    "numpy",
+    "asyncpg",
+    "jsonschema",
+    "opentelemetry",
+    "hypothesis",
+    "pytest",
+)
 
 
 @pytest.mark.parametrize("name", sojourn.__all__)
