@@ -235,15 +235,12 @@ class Runner:
             content = await change(hook, key, content) or content
         config = services.merge(run_config)
         lineage = _lineage(key, attached)
-        event = Event(id=platform.new_id(), author=USER, timestamp=platform.now(), content=content, ordinal=0)
+        given = run_id is not None
+        run_id = check_id(run_id, "run_id") if run_id is not None else platform.new_id()
+        event = Event(id=platform.new_id(), run_id=run_id, author=USER, timestamp=platform.now(), content=content, ordinal=0)
         large = spill.is_large(event, config.max_event_bytes)
-        if run_id is None:
-            run_id = platform.new_id()
-        elif (large or config.when_busy == "replace") and (
-            known := await self._known(key, check_id(run_id, "run_id"), content)
-        ):
+        if given and (large or config.when_busy == "replace") and (known := await self._known(key, run_id, content)):
             return known
-        event = event.evolve(run_id=check_id(run_id, "run_id"))
         if large or config.when_busy == "replace":
             # Nothing may be kept or cancelled for a run that is refused.
             self.dispatcher.check_room(key, lineage)
