@@ -310,6 +310,21 @@ async def test_branches_that_are_stopped_while_one_fails_leave_no_error_that_nob
 
 
 @for_seeds(10)
+async def test_a_branch_that_has_failed_before_the_others_are_stopped_leaves_no_error_that_nobody_handles():
+    @agent
+    async def broken(ctx):
+        raise ValueError("broken")
+
+    runner = make_runner(ParallelAgent(name="all", sub_agents=[broken, speaker("y", seconds=9)]))
+    run = await runner.start(USER, SESSION, "go")
+    await asyncio.sleep(1)
+    await run.cancel()
+    assert await outcome_of(run) == "run.cancelled"
+    await idle()
+    assert_at_rest(runner)
+
+
+@for_seeds(10)
 async def test_a_branch_that_ends_the_invocation_ends_it_for_all():
     @agent
     async def ender(ctx):

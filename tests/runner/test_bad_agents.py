@@ -23,6 +23,7 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
+    bug,
     idle,
     log_of,
     make_runner,
@@ -340,6 +341,54 @@ async def test_a_generator_that_goes_on_after_it_was_closed():
 
     outcome, texts = await run_to_end(helper)
     assert (outcome, texts) == ("said", ["said"])
+
+
+ENDED = "a generator that has ended is closed again, which is taken for going on"
+
+
+@pytest.mark.parametrize(
+    "message", ["end", pytest.param("fail", marks=bug(51, ENDED)), pytest.param("hang", marks=bug(51, ENDED)), "hand over"]
+)
+def test_a_generator_that_ends_properly_is_not_reported(message):
+    warnings = []
+
+    class Told(logging.Handler):
+        def emit(self, record):
+            if record.levelno == logging.WARNING:
+                warnings.append(record.getMessage())
+
+    @agent
+    async def billing(ctx):
+        yield "billing"
+
+    @agent(sub_agents=[billing])
+    async def helper(ctx):
+        yield "said"
+        match ctx.user_content.text:
+            case "fail":
+                raise ValueError("broken")
+            case "hang":
+                await asyncio.Event().wait()
+            case "hand over":
+                ctx.transfer_to("billing")
+                yield "over"
+                yield "not taken"
+
+    @for_seeds(1)
+    async def case():
+        runner = make_runner(helper)
+        run = await runner.start(USER, SESSION, message)
+        await idle()
+        await run.cancel()
+        await run.wait()
+
+    told = Told()
+    logging.getLogger("sojourn.run").addHandler(told)
+    try:
+        case()
+    finally:
+        logging.getLogger("sojourn.run").removeHandler(told)
+    assert warnings == []
 
 
 @for_seeds(3)

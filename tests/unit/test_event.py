@@ -299,7 +299,7 @@ class TestCopies:
 def mutable(value):
     """All writable dicts and lists in a value."""
     if isinstance(value, dict):
-        own = [] if type(value).__name__ == "_Nothing" else [value]
+        own = [] if type(value).__name__ == "Nothing" else [value]
         return [*own, *(c for v in list(value.values()) for c in mutable(v))]
     if isinstance(value, list | tuple):
         return [*([value] if isinstance(value, list) else []), *(c for v in value for c in mutable(v))]

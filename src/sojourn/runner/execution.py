@@ -321,6 +321,8 @@ class Execution:
             return
         # Not `aclose`: a generator that yields once more could not be brought to its end after that.
         for _ in range(CLOSE_TRIES):
+            if getattr(produced, "ag_frame", produced) is None:
+                return  # It has ended by itself.
             try:
                 await produced.athrow(GeneratorExit())
             except (GeneratorExit, StopAsyncIteration):

@@ -503,7 +503,10 @@ def _content(message: object) -> Content:
     if isinstance(message, str):
         if not message:
             raise InvalidInput("the message is empty; give text or Content with parts", code="message.invalid")
-        return Content.of(message)
+        try:
+            return Content.of(message)
+        except ValueError:
+            raise InvalidInput("the message holds a lone surrogate, which is not text", code="message.invalid") from None
     if isinstance(message, Content):
         if not message.parts:
             raise InvalidInput("the message has no parts; give text or Content with parts", code="message.invalid")
