@@ -22,6 +22,7 @@ from tests.runner.support import APP, Process, assert_at_rest, collect, log_of, 
 
 SESSIONS = [("alice", "s1"), ("alice", "s2"), ("bob", "s1")]
 AGENTS = ("root", "left", "right")
+FAILURES = ("agent.failed", "store.unavailable", "run.lost", "run.crash_loop", "run.timeout")
 
 
 class Chance:
@@ -394,7 +395,7 @@ class World:
             # Sealing by a stop may cut a message anywhere; nothing is said twice, and nothing out of turn.
             assert "".join(expected.get(branch, [])).startswith("".join(texts)), (record.id, branch, texts, expected)
         if record.status is RunStatus.FAILED:
-            assert record.error.code in ("agent.failed", "store.unavailable", "run.lost", "run.crash_loop", "run.timeout")
+            assert record.error.code in FAILURES, record.error
 
     async def _check_frames(self, runs):
         for run_id, user, frames in self.whole:

@@ -16,12 +16,14 @@ from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.run.store import MAX_DEATHS
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.faults import FaultyStore, hold
 from sojourn.testing.loop import SimLoop, SimPlatform, for_seeds
 from tests.runner.support import (
     APP,
     SESSION,
     USER,
     assert_at_rest,
+    bug,
     dropped,
     idle,
     log_of,
@@ -409,7 +411,7 @@ async def test_a_zombie_is_fenced_and_tells_its_readers():
             await wake.wait()
         yield Content("model").with_text(f"end {ctx.attempt}")
 
-    zombie = make_runner(helper, _same(store))
+    zombie = make_runner(helper, FaultyStore(store))
     run = await zombie.start(USER, SESSION, "go")
     reading = asyncio.ensure_future(read_events(run.events()))
     await idle()
@@ -421,12 +423,6 @@ async def test_a_zombie_is_fenced_and_tells_its_readers():
         assert await said_in(store) == [("user", "go"), ("helper", "start 2"), ("helper", "end 2")]
     await idle()
     assert_at_rest(zombie)
-
-
-def _same(store):
-    from sojourn.testing.faults import FaultyStore
-
-    return FaultyStore(store)
 
 
 @for_seeds(5)
@@ -477,6 +473,41 @@ async def test_a_step_key_is_the_same_in_every_attempt():
     assert len(keys) == 4
     assert keys[:2] == keys[2:]
     assert keys[0] != keys[1]
+
+
+@bug(54, "recover takes runs for lost whose submit has not returned yet")
+@pytest.mark.parametrize("busy", [False, True])
+def test_entering_while_a_run_is_being_recorded_leaves_it_to_whoever_records_it(busy):
+    @for_seeds(5)
+    async def case():
+        attempts = []
+
+        @agent
+        async def helper(ctx):
+            attempts.append((ctx.user_content.text, ctx.attempt))
+            await asyncio.sleep(1)
+            return ctx.user_content.text
+
+        store = FaultyStore(InMemorySessionService())
+        runner = make_runner(helper, store)
+        expected = [("go", 1)]
+        if busy:
+            await runner.start(USER, SESSION, "first")
+            expected.insert(0, ("first", 1))
+        held = hold("submit", store.calls["submit"] + 1, after=True)
+        store.plan.append(held)
+        starting = asyncio.ensure_future(runner.start(USER, SESSION, "go"))
+        await held.reached.wait()
+        await runner.__aenter__()
+        await asyncio.sleep(0.5)
+        held.go.set()
+        run = await starting
+        assert await run.result() == "go"
+        assert attempts == expected
+        await idle()
+        assert_at_rest(runner)
+
+    case()
 
 
 # -- hand-overs and crashes ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
+    bug,
     dropped,
     idle,
     log_of,
@@ -242,6 +243,30 @@ async def test_a_queued_run_whose_begin_was_not_confirmed_is_executed_or_closed(
     assert (await store.get_run(APP, second.id)).status.terminal
     assert_at_rest(runner)
     assert await (await runner.start(USER, SESSION, "later")).result() == "two"
+
+
+@bug(53, "the live run expects the first frame from an attempt that does not publish it")
+@for_seeds(10)
+async def test_readers_of_a_queued_run_whose_begin_was_not_confirmed_see_all_of_it_in_order():
+    @agent
+    async def helper(ctx):
+        yield Content("model").with_text("one ")
+        await asyncio.sleep(1)
+        yield "two"
+        await asyncio.sleep(1)
+
+    store = FaultyStore(InMemorySessionService(), [fail_after("begin", 1)])
+    runner = make_runner(helper, store)
+    await runner.start(USER, SESSION, "first")
+    second = await runner.start(USER, SESSION, "second")
+    live = asyncio.ensure_future(read_frames(second))
+    await asyncio.sleep(4)
+    assert second.status is RunStatus.RUNNING
+    late = await read_frames(await runner.follow(second.id))
+    for reading in (await live, late):
+        assert_whole(reading)
+        assert reading.screen == "one two"
+        assert reading.kinds == ["run.started", "event", "event", "run.completed"]
 
 
 @for_seeds(5)

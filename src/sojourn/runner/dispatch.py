@@ -283,6 +283,9 @@ class Dispatcher:
         job.live.record = begun.record
         if begun.record.attempt == 1:
             job.live.publish(started_frame(begun.record))
+        elif not job.live.frames:
+            # What came before this attempt is in the store: readers find it there.
+            job.live.first_pos = begun.record.last_pos + 1
         execution = job.execution = Execution(self.services, begun, job.live, self._lineage_of(job))
         execution.tearing_down = self.hub.tearing_down
         if execution.config.timeout is not None:
