@@ -83,7 +83,7 @@ def _line(row: Row, what: str, samples: Sequence[Sample]) -> Line:
     )
 
 
-HEADER = f"{'':62} {'CPU (or as said)':>26}  {'floor':>9}  {'ratio':>16}  {'per second':>11}  budget"
+HEADER = f"{'':58} {'CPU (or as said)':>26}  {'floor':>9}  {'ratio':>20}  {'per second':>11}  budget"
 
 
 def heading(row: Row) -> str:
@@ -98,7 +98,8 @@ def shown(line: Line, *, judged: bool) -> str:
     ratio = "" if line.ratio is None else f"{line.ratio.median:.2f}× {_range(line.ratio, '.2f')}"
     rate = "" if line.rate is None else f"{line.rate.median:,.0f}/s"
     budget = ", ".join(text + judged * (" kept" if kept else " MISSED") for text, kept in line.verdicts)
-    return f"  {line.what:60} {value:>26}  {floor:>9}  {ratio:>16}  {rate:>11}  {budget or line.note}".rstrip()
+    remarks = "; ".join(filter(None, (budget, line.note)))
+    return f"  {line.what:56} {value:>26}  {floor:>9}  {ratio:>20}  {rate:>11}  {remarks}".rstrip()
 
 
 def _number(value: float) -> str:

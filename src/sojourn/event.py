@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field
 
 from sojourn.content import Content, Flag, FunctionCall, FunctionResponse, JsonObject, Part, Value, null_means
-from sojourn.jsonvalue import JsonNumber, JsonValue
+from sojourn.jsonvalue import JsonNumber, JsonValue, Nothing, clone
 
-
-class _Nothing(dict[str, Any]):
-    """The empty value of a field that was not given: one for all events, so nobody may write into it."""
-
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("an event does not change; give the field when you make it: EventActions(state_delta={...})")
-
-    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
-
-    def __deepcopy__(self, memo: Any) -> _Nothing:
-        return self
-
-
-_NOTHING = _Nothing()
+_NOTHING = Nothing("an event does not change; give the field when you make it: EventActions(state_delta={...})")
 
 
 def _nothing() -> dict[str, Any]:
@@ -68,6 +55,14 @@ class EventActions(Value):
         """Whether this sets, deletes or increments any key."""
         return bool(self.state_delta or self.state_deleted or self.state_increments)
 
+    def snapshot(self) -> EventActions:
+        """A value that shares nothing mutable with this one; itself if there is nothing mutable in it."""
+        fields = self.__dict__
+        changes = {name: clone(fields[name]) for name in _OBJECTS if fields[name] is not _NOTHING}
+        return self.model_copy(update=changes) if changes else self
+
+
+_OBJECTS = ("state_delta", "state_increments", "artifact_delta", "requested_auth_configs", "requested_tool_confirmations")
 
 _NO_ACTIONS = EventActions()
 
@@ -206,11 +201,32 @@ class Event(Value):
 
     def evolve(self, **changes: Any) -> Event:
         """A copy with other values of some fields, which are taken as they are."""
-        return self.model_copy(update=changes)
+        # `model_copy` in half its time, which every event that is stored would pay.
+        copy = object.__new__(type(self))
+        _set(copy, "__dict__", {**self.__dict__, **changes})
+        _set(copy, "__pydantic_fields_set__", self.__pydantic_fields_set__ | changes.keys())
+        _set(copy, "__pydantic_extra__", None)
+        _set(copy, "__pydantic_private__", None)
+        return copy
 
     def snapshot(self) -> Event:
         """A value that shares nothing mutable with this one; itself if there is nothing mutable in it."""
-        return self if self._immutable() else self.model_copy(deep=True)
+        # Fields are frozen and tuples are immutable: only dicts and lists of JSON can be changed from outside.
+        changes: dict[str, Any] = {}
+        if self.output.__class__ in _CONTAINERS:
+            changes["output"] = clone(self.output)
+        if self.custom_metadata is not None:
+            changes["custom_metadata"] = clone(self.custom_metadata)
+        if self.actions is not _NO_ACTIONS:
+            actions = self.actions.snapshot()
+            if actions is not self.actions:
+                changes["actions"] = actions
+        if self.content is not None:
+            for part in self.content.parts:
+                if part.function_call is not None or part.function_response is not None:
+                    changes["content"] = self.content.model_copy(update={"parts": tuple(map(_copy_part, self.content.parts))})
+                    break
+        return self.evolve(**changes) if changes else self
 
     def with_delta(self, delta: str) -> Event:
         """A copy for a reader that has been given all of the text but `delta`."""
@@ -225,12 +241,6 @@ class Event(Value):
     def __hash__(self) -> int:
         return hash(self.id)
 
-    def _immutable(self) -> bool:
-        # Fields are frozen and tuples are immutable: only dicts and lists of JSON can be changed from outside.
-        if self.output.__class__ in _CONTAINERS or self.custom_metadata is not None or self.actions.model_fields_set:
-            return False
-        return self.content is None or all(p.function_call is None and p.function_response is None for p in self.content.parts)
-
 
 def _fields_of(event: Event) -> dict[str, Any]:
     if "_rest" not in event.__dict__:
@@ -239,6 +249,18 @@ def _fields_of(event: Event) -> dict[str, Any]:
 
 
 _CONTAINERS = (dict, list)
+_set = object.__setattr__
+
+
+def _copy_part(part: Part) -> Part:
+    if part.function_call is not None:
+        call = part.function_call
+        return part.model_copy(update={"function_call": call.model_copy(update={"args": clone(call.args)})})
+    if part.function_response is not None:
+        response = part.function_response
+        copy = response.model_copy(update={"response": clone(response.response)})
+        return part.model_copy(update={"function_response": copy})
+    return part
 
 
 class Partial:

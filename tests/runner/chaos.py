@@ -229,7 +229,8 @@ class World:
         """Processes live and die; the last one is not disturbed any more and brings everything to its end."""
         for left in range(self._deaths, -1, -1):
             process = self._process()
-            clients = [asyncio.ensure_future(self._client(process, n)) for n in range(4)]
+            await self._enter(process)
+            clients = [asyncio.ensure_future(self._client(process)) for _ in range(4)]
             await asyncio.sleep(0.5 + self.chance.seconds(2))
             if left:
                 process.die()
@@ -240,7 +241,6 @@ class World:
             collect()
         self.last = process
         process.store.plan.clear()
-        await self._enter(process)
         await self._bring_to_an_end(process)
 
     async def _enter(self, process):
@@ -251,7 +251,7 @@ class World:
                 await asyncio.sleep(0.05)
 
     def _process(self):
-        actors = Actors(self, lambda: process._death is None)
+        actors = Actors(self, lambda: process.alive)
         process = Process(
             actors.root, self.store, max_concurrency=3, max_concurrency_per_user=2, max_queue=50,
             run_config=RunConfig(cancel_grace=5),
@@ -266,9 +266,7 @@ class World:
             process.bury()
         await asyncio.sleep(100)
 
-    async def _client(self, process, number):
-        if number == 0:
-            await self._enter(process)
+    async def _client(self, process):
         while True:
             await asyncio.sleep(self.chance.seconds(0.15))
             act = self.chance.pick([self._start, self._start, self._stream, self._stream, self._cancel, self._answer, self._follow])

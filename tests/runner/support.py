@@ -147,30 +147,44 @@ def assert_at_rest(runner):
 # -- processes that die -------------------------------------------------------------------------------------------------
 
 
-class Death(Fault):
-    """Lets nothing through to the store any more, and no reply back: what a dead process can do."""
+class MortalStore(FaultyStore):
+    """What a process has of the common store. Once it is dead, nothing gets through any more, in neither direction."""
 
-    def __init__(self):
-        super().__init__("hold", "*", frozenset(), after=False)
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.dead = False
+        self.buried = asyncio.Event()
 
-    async def strike(self, method):
-        self.reached.set()
-        await self.go.wait()
-        raise Unavailable("this process is dead")
+    async def _call(self, method, work):
+        async def while_alive():
+            # The last moment before the write: whatever kept the call waiting, the dead write nothing.
+            await self.outlive(method)
+            return await work()
+
+        result = await super()._call(method, while_alive)
+        await self.outlive(method)
+        return result
+
+    async def outlive(self, method):
+        if self.dead:
+            await self.buried.wait()
+            raise Unavailable(f"this process is dead; {method} went nowhere")
 
 
 class Process:
     """A Runner in a process of its own: it shares nothing with others but what is in the store."""
 
     def __init__(self, agent, store, **fields):
-        self.store = FaultyStore(store)
+        self.store = MortalStore(store)
         self.runner = make_runner(agent, self.store, **fields)
-        self._death = None
+
+    @property
+    def alive(self):
+        return not self.store.dead
 
     def die(self):
         """`kill -9`: from here on nothing of it reaches the store."""
-        self._death = Death()
-        self.store.plan.insert(0, self._death)
+        self.store.dead = True
 
     def die_at(self, method, *calls, after):
         """Dies in a call: before it has written anything, or when it has written and the reply is on its way."""
@@ -179,9 +193,9 @@ class Process:
     def bury(self):
         """Ends what is left of a dead process, so that the test's event loop can end."""
         self.runner.dispatcher.closed = True
-        if self._death is not None:
-            self.store.plan[:] = [fail_before()]
-            self._death.go.set()
+        if self.store.dead:
+            self.store.plan.clear()
+            self.store.buried.set()
 
 
 class _LastCall(Fault):
@@ -190,10 +204,9 @@ class _LastCall(Fault):
         self._process = process
 
     async def strike(self, method):
-        if self._process._death is None:
-            self._process.die()
+        self._process.die()
         self.reached.set()
-        await self._process._death.strike(method)
+        await self._process.store.outlive(method)
 
 
 @asynccontextmanager
@@ -204,7 +217,7 @@ async def process(agent, store, *, enter=False, **fields):
         if enter:
             await one.runner.__aenter__()
         yield one
-        if one._death is None:
+        if one.alive:
             await one.runner.close()
     finally:
         one.bury()

@@ -13,7 +13,7 @@ from sojourn.run.config import RunConfig, StreamingMode
 from sojourn.run.live import KEPT_FRAMES
 from sojourn.run.status import RunStatus
 from sojourn.store.inmemory import InMemorySessionService
-from sojourn.testing.faults import FaultyStore, fail_before
+from sojourn.testing.faults import FaultyStore, fail_before, hold
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
 from tests.runner.support import (
@@ -21,6 +21,7 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
+    bug,
     idle,
     make_runner,
     outcome_of,
@@ -114,6 +115,35 @@ async def test_who_joins_late_gets_the_open_message_in_one_piece():
     rest = [i async for i in frames]
     assert [(i.offset, i.delta) for i in rest if isinstance(i, Partial)] == [(2, "c")]
     assert [i.event.delta for i in rest if not isinstance(i, Partial) and i.event] == [""]
+
+
+@bug(57, "a reader that comes from the store does not know which open message it has been given already")
+@for_seeds(5)
+async def test_a_reader_that_comes_from_the_store_gets_no_piece_of_what_it_was_given_whole():
+    """The run's own process has not yet heard that its message is stored, when a reader finds it in the store."""
+    store = FaultyStore(InMemorySessionService())
+    submitted = hold("submit", 1, after=True)
+    appended = hold("append", 1, after=True)
+    store.plan += [submitted, appended]
+
+    @agent
+    async def helper(ctx):
+        yield "a"
+        yield Content("model").with_text("b")
+
+    runner = make_runner(helper, store)
+    starting = asyncio.ensure_future(runner.start(USER, SESSION, "hi", run_id="r1"))
+    await submitted.reached.wait()
+    reading = asyncio.ensure_future(read_frames(await runner.follow("r1")))
+    await idle()
+    submitted.go.set()
+    await starting
+    await appended.reached.wait()
+    await asyncio.sleep(10)
+    appended.go.set()
+    got = await reading
+    assert got.screen == "ab"
+    assert_whole(got)
 
 
 @for_seeds(20)

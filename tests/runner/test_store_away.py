@@ -362,6 +362,54 @@ async def test_an_answer_that_was_not_confirmed_may_be_given_again():
         assert await again.result() == "yes!"
 
 
+@bug(55, "an answer that was stored is not delivered if its caller does not live to see it")
+@pytest.mark.parametrize("fault", ["cancelled", "lost"])
+@pytest.mark.parametrize("method", ["answer", "become_executor"])
+def test_an_answer_that_is_stored_lets_the_run_go_on_whatever_becomes_of_who_gave_it(method, fault):
+    @for_seeds(5)
+    async def case():
+        store = FaultyStore(InMemorySessionService())
+        runner = make_runner(asker, store)
+        run = await runner.start(USER, SESSION, "go")
+        await run.wait()
+        interrupt = (await run.interrupts())[0]
+        held = hold(method, store.calls[method] + 1, after=True)
+        store.plan.append(held if fault == "cancelled" else fail_after(method, store.calls[method] + 1))
+        answering = asyncio.ensure_future(runner.answer(run.id, interrupt.id, "yes"))
+        if fault == "cancelled":
+            await asyncio.wait([answering, asyncio.ensure_future(held.reached.wait())], return_when=asyncio.FIRST_COMPLETED)
+        await (dropped(answering) if fault == "cancelled" else asyncio.gather(answering, return_exceptions=True))
+        held.go.set()
+        await asyncio.sleep(60)
+        assert (await store.get_run(APP, run.id)).status is RunStatus.COMPLETED
+        assert await (await runner.follow(run.id)).result() == "yes!"
+        assert_at_rest(runner)
+
+    case()
+
+
+@bug(56, "a cancel that was stored is not acted on if its caller is cancelled")
+@for_seeds(5)
+async def test_a_cancel_that_is_stored_stops_the_run_even_if_its_caller_has_left():
+    @agent
+    async def hanging(ctx):
+        await asyncio.Event().wait()
+
+    store = FaultyStore(InMemorySessionService())
+    runner = make_runner(hanging, store)
+    run = await runner.start(USER, SESSION, "go")
+    await idle()
+    held = hold("request_cancel", 1, after=True)
+    store.plan.append(held)
+    cancelling = asyncio.ensure_future(run.cancel())
+    await held.reached.wait()
+    await dropped(cancelling)
+    async with asyncio.timeout(60):
+        assert await outcome_of(run) == "run.cancelled"
+    await idle()
+    assert_at_rest(runner)
+
+
 @for_seeds(5)
 async def test_a_question_expires_even_if_the_store_was_away_at_that_moment():
     @agent

@@ -295,6 +295,15 @@ class TestCopies:
         assert event.evolve(seq=3).seq == 3
         assert event.seq is None
 
+    @pytest.mark.parametrize("changes", [{}, {"seq": 3, "pos": None}], ids=repr)
+    def test_evolve_gives_what_pydantic_gives(self, changes):
+        event = Event(id="a", content=Content("model").with_text("x")).with_delta("y")
+        evolved, copied = event.evolve(**changes), event.model_copy(update=changes)
+        assert evolved == copied == pickle.loads(pickle.dumps(evolved))
+        assert (evolved.delta, evolved.model_fields_set) == ("y", copied.model_fields_set)
+        assert evolved.to_json() == copied.to_json()
+        assert event.model_fields_set == {"id", "content"}
+
 
 def mutable(value):
     """All writable dicts and lists in a value."""

@@ -212,3 +212,10 @@ def test_the_message_says_where(value, part):
 
 def test_equal_but_different_values_have_different_canonical_text():
     assert len({jsonvalue.canonical(v) for v in (1, 1.0, True, "1", [1], None)}) == 6
+
+
+@given(VALUES)
+def test_a_clone_is_the_same_and_shares_nothing(value: Any):
+    clone = jsonvalue.clone(value)
+    assert same(clone, value)
+    assert not {id(c) for c in containers(clone)} & {id(c) for c in containers(value)}

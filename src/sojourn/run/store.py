@@ -301,7 +301,7 @@ class RunStore(Protocol):
         ...
 
     async def list_runs(self, query: RunQuery, *, limit: int = 100, after: str | None = None) -> Page[RunRecord]:
-        """Lists runs, newest submitted first; pages are those of `list_sessions`.
+        """Lists runs, newest submitted first: by `uid`, descending. Pages are those of `list_sessions`.
 
         Raises:
             InvalidInput: `page.invalid`.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sojourn import jsonvalue
 from sojourn.errors import CATEGORIES, SojournError
 from sojourn.event import Event, Partial
+from sojourn.jsonvalue import Nothing, clone
 from sojourn.run.status import RunStatus
 from sojourn.session.types import SessionKey
 
@@ -30,6 +30,10 @@ class RunError:
         """The error again, in its category."""
         cls = CATEGORIES.get(self.category, SojournError)
         return cls(self.message, code=self.code, retryable=self.retryable)
+
+
+NO_ENTRIES = Nothing("a run's record does not change; make a copy of this dict")
+"""In place of an empty `config` or `usage`, where a store shares a record with whoever reads it."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,13 @@ class RunRecord:
     def snapshot(self) -> RunRecord:
         """A value that shares nothing mutable with this one; itself if there is nothing mutable in it."""
         message = self.message.snapshot()
-        if message is self.message and not (self.config or self.usage or self.custom_metadata):
+        if message is self.message and self.config is NO_ENTRIES and self.usage is NO_ENTRIES and self.custom_metadata is None:
             return self
         return self.evolve(
             message=message,
-            config=jsonvalue.copy(self.config),
-            usage=dict(self.usage),
-            custom_metadata=jsonvalue.copy(self.custom_metadata),
+            config=clone(self.config),
+            usage=clone(self.usage),
+            custom_metadata=clone(self.custom_metadata),
         )
 
 

@@ -63,6 +63,8 @@ class SessionService(Protocol):
     ) -> Page[Session]:
         """Lists sessions, newest created first, without state and events.
 
+        The order is that in which the store recorded them, whatever the clock said; `created_at` decides nothing.
+
         A session created or deleted between two pages neither repeats nor hides another.
 
         Args:

@@ -1,16 +1,19 @@
-"""What an append does to the log of its run, worked out before anything is written."""
+"""What an append does to the log of its run and to the state, worked out before anything is written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sojourn.errors import Conflict
 from sojourn.event import Event, Usage
-from sojourn.run.status import Move
+from sojourn.run.status import Move, RunStatus
+from sojourn.run.store import Batch
+from sojourn.session.state import StateDelta
+from sojourn.store.staging import StagedState
 
-ENDING = frozenset({Move.WAIT, Move.COMPLETE, Move.FAIL, Move.CANCEL})
-"""The moves after which nothing counts that an earlier attempt wrote and this one did not come by."""
+# The moves after which nothing counts that an earlier attempt wrote and this one did not come by.
+_ENDING = frozenset({Move.WAIT, Move.COMPLETE, Move.FAIL, Move.CANCEL})
 
 
 class RunLog(Protocol):
@@ -90,6 +93,8 @@ class Planner:
             live: `Batch.live`.
             base_seq: `seq` of the newest event at the last hand-over.
         """
+        if self._attempt == 1:
+            return _NONE
         return self._drop(
             {
                 e.seq or 0
@@ -130,6 +135,78 @@ class Planner:
         return {
             e.seq or 0 for e in events if calls and e.ordinal is None and any(r.id in calls for r in e.get_function_responses())
         }
+
+
+class AppendPlan(NamedTuple):
+    """What an append does to log and state.
+
+    Attributes:
+        events: What becomes of each event.
+        gone: `seq` of what stops to count.
+        staged: The state afterwards; None if it stays as it is.
+    """
+
+    events: Sequence[Planned]
+    gone: frozenset[int]
+    staged: StagedState | None
+
+
+def plan_append(
+    planner: Planner,
+    batch: Batch,
+    deltas: Sequence[StateDelta | None],
+    state: StateDelta | None,
+    *,
+    event_count: int,
+    base_seq: int,
+    stage: Callable[[], StagedState],
+) -> AppendPlan:
+    """Works out what a batch does; everything that can be wrong with it against what is stored shows here.
+
+    Args:
+        planner: Of the run and the attempt.
+        batch: The batch.
+        deltas: What each of its events changes, checked; None for nothing.
+        state: What `batch.state` changes, checked.
+        event_count: `seq` of the session's newest event.
+        base_seq: `seq` of the newest event at the run's last hand-over.
+        stage: Makes the staged state, once, if anything changes.
+
+    Raises:
+        Conflict: `event.conflict`.
+        InvalidInput: `state.not_a_number`.
+    """
+    staged: StagedState | None = None
+    events: list[Planned] = []
+    gone = _NONE
+    seq = event_count
+    for event, delta in zip(batch.events, deltas, strict=True):
+        planned = planner.plan(event)
+        events.append(planned)
+        if planned.drops:
+            gone |= planned.drops
+            staged = staged or stage()
+            staged.put_back(planned.drops)
+        if planned.stored is None:
+            seq += 1
+            if delta:
+                staged = staged or stage()
+                staged.apply(delta, seq)
+    if batch.live is not None and batch.move in _ENDING:
+        left = planner.leftover(batch.live, base_seq)
+        if left:
+            gone |= left
+            staged = staged or stage()
+            staged.put_back(left)
+    if state:
+        staged = staged or stage()
+        staged.apply(state, seq if seq > event_count else planner.newest())
+    return AppendPlan(events, gone, staged)
+
+
+def undoable(attempt: int, status: RunStatus) -> bool:
+    """Whether anything of an append's changes may be put back: by it, which an attempt before makes possible, or after it."""
+    return attempt > 1 or not status.terminal
 
 
 def below(branch: str | None, above: str | None) -> bool:

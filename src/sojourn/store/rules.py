@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sojourn import jsonvalue, platform
 from sojourn.errors import AlreadyExists, Conflict, Fenced, InvalidInput, NotFound
 from sojourn.ids import check_id
+from sojourn.page import page_after
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Fence, NewRun
 from sojourn.run.types import Interrupt, RunError, RunRecord
@@ -34,6 +35,25 @@ def check_window(limit: int | None) -> None:
     """Refuses a window of fewer than no events with `page.invalid`; None stands for all."""
     if limit is not None and (not isinstance(limit, int) or limit < 0):
         raise InvalidInput(f"a window of {limit!r} events cannot be; give 0 or more", code="page.invalid")
+
+
+LAST_KEY = 2**63 - 1
+"""Beyond the store's own key of any session or run."""
+
+
+def key_after(token: str | None) -> int:
+    """The number that the store's own keys of the next page are below; `LAST_KEY` for the first page.
+
+    Raises:
+        InvalidInput: `page.invalid` if the token is none of ours.
+    """
+    position = page_after(token)
+    if position is None:
+        return LAST_KEY
+    tie = position[1]
+    if not (tie.isascii() and tie.isdigit() and len(tie) < 19):
+        raise InvalidInput(f"{token!r} is not a page token; pass Page.next of the page before", code="page.invalid")
+    return int(tie)
 
 
 def check_delta(delta: StateDelta) -> StateDelta:
@@ -138,19 +158,6 @@ class Undo(NamedTuple):
     old: Any
     new: Any
     by: int | float | None
-
-
-def incremented(old: Any, by: int | float) -> int | float:
-    """`old` plus `by`; a missing key counts as 0.
-
-    Raises:
-        InvalidInput: `state.not_a_number` if one of them is none, or the sum is beyond what a number can hold.
-    """
-    base = check_number(0 if old is MISSING else old)
-    try:
-        return check_number(base + check_number(by))
-    except OverflowError:
-        raise InvalidInput(f"state {base!r} incremented by {by!r} is out of range", code="state.not_a_number") from None
 
 
 def found_state(state: dict[str, Any], undo: Iterable[Undo]) -> dict[str, Any]:

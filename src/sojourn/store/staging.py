@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import Any
 
-from sojourn.session.state import StateDelta
+from sojourn.session.state import StateDelta, add
 from sojourn.session.types import SessionKey
-from sojourn.store.rules import MISSING, Owner, Undo, incremented, owner_of, put_back
+from sojourn.store.rules import MISSING, Owner, Undo, owner_of, put_back
 
 
 class StagedState:
@@ -46,7 +46,8 @@ class StagedState:
             self._change(seq, owner_of(self._key, key), key, MISSING, None)
         for key, by in delta.increments.items():
             owner = owner_of(self._key, key)
-            self._change(seq, owner, key, incremented(self._read(owner, key), by), by)
+            old = self._read(owner, key)
+            self._change(seq, owner, key, add(0 if old is MISSING else old, by), by)
 
     def put_back(self, gone: Container[int]) -> None:
         """Takes back what superseded events changed."""

@@ -295,20 +295,31 @@ class SessionServiceConformance(StoreSuite):
             await store.delete_session(app_name="shop", user_id="alice", session_id=session_id)
         assert await store.list_apps() == ["Shop", "a b", "é", "\uffee", "\U0001f600"]
 
+    async def test_a_session_created_again_is_the_newest(self, store: Store) -> None:
+        with manual_clock():
+            for n in range(4):
+                await _create(store, f"s{n}")
+            await _delete(store, "s1")
+            await _create(store, "s1")
+            await _patch(store, "s0", {"n": 9})
+            await start(store, "r1", session_key("s4"))
+        assert [s.id for s in (await store.list_sessions(app_name="shop")).items] == ["s4", "s1", "s3", "s2", "s0"]
+        assert [s.id for s in await all_sessions(store, "shop", "alice", limit=2)] == ["s4", "s1", "s3", "s2", "s0"]
+
     async def test_list_leaves_out_state_and_events(self, store: Store) -> None:
         await _create(store, "s1", state={"a": 1, "user:b": 1})
         await finished(store, "r1", None, "Hi.")
         [listed] = (await store.list_sessions(app_name="shop")).items
         assert (listed.state, listed.events, listed.event_count) == ({}, (), 2)
 
-    @pytest.mark.parametrize("frozen", [False, True], ids=["ticking", "same-moment"])
-    async def test_pages_neither_repeat_nor_skip(self, store: Store, frozen: bool) -> None:
+    @pytest.mark.parametrize("tick", [1, 0, -1], ids=["ticking", "same-moment", "set-back"])
+    async def test_pages_neither_repeat_nor_skip(self, store: Store, tick: int) -> None:
         with manual_clock() as clock:
             for n in range(7):
                 await _create(store, f"s{n}")
-                clock.advance(0 if frozen else 1)
+                clock.advance(tick)
         whole = [s.id for s in (await store.list_sessions(app_name="shop")).items]
-        assert sorted(whole) == [f"s{n}" for n in range(7)]
+        assert whole == [f"s{n}" for n in reversed(range(7))]
         for limit in (1, 2, 3, 6, 7, 8):
             paged = await all_sessions(store, "shop", "alice", limit=limit)
             assert [s.id for s in paged] == whole

@@ -10,12 +10,12 @@ from sojourn.event import Event
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Appended, Batch, Fence
 from sojourn.run.types import RunRecord
-from sojourn.store.planning import add_usage
+from sojourn.store.planning import AppendPlan, add_usage
 from sojourn.store.rules import check_delta, fenced
 from sojourn.store.sqlite import log, records, runs, state
 from sojourn.store.sqlite.log import entry_of
 from sojourn.store.sqlite.messages import Messages
-from sojourn.store.sqlite.plans import HEAD, AppendPlan, Head, Prepared, plan
+from sojourn.store.sqlite.plans import HEAD, Head, Prepared, plan
 from sojourn.store.sqlite.rows import Row, dump, dump_error, load, load_usage, load_words
 from sojourn.store.staging import StagedState
 
@@ -185,8 +185,9 @@ def _write_run(
     if status.terminal:
         last_pos += 1
         error, finished_at = batch.error, now
+    top = max([head.top, *(e.ordinal or 0 for e in batch.events)])
     values = (
-        status.value, deaths, agent, base_ordinal, base_seq, transfers, last_pos, change.top, dump(usage) if usage else None,
+        status.value, deaths, agent, base_ordinal, base_seq, transfers, last_pos, top, dump(usage) if usage else None,
         has_undo, bool(head.has_asked or batch.interrupts),
     )  # fmt: skip
     if finished_at is None:

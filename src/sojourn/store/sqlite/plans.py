@@ -12,11 +12,10 @@ from sojourn.run.status import RunStatus
 from sojourn.run.store import Batch
 from sojourn.session.state import StateDelta
 from sojourn.session.types import SessionKey
-from sojourn.store.planning import ENDING, Planned, Planner
+from sojourn.store.planning import AppendPlan, Planner, plan_append, undoable
 from sojourn.store.sqlite import state
 from sojourn.store.sqlite.log import Entry
 from sojourn.store.sqlite.rows import EVENT, Row, event_of, path_of
-from sojourn.store.staging import StagedState
 
 
 class Prepared(NamedTuple):
@@ -83,12 +82,16 @@ _COUNTING = f"SELECT {EVENT} FROM events INDEXED BY events_by_run WHERE run_uid 
 class _Log:
     """What a run has stored, read when it is asked for."""
 
-    def __init__(self, conn: sqlite3.Connection, run_uid: int) -> None:
+    def __init__(self, conn: sqlite3.Connection, run_uid: int, top: int) -> None:
         self._conn = conn
         self._run_uid = run_uid
+        self._top = top
         self._events: list[Event] | None = None
 
     def find(self, branch: str | None, ordinal: int) -> Event | None:
+        if ordinal > self._top:
+            # Beyond the highest ordinal: nothing of that is stored, as in any first attempt outside of branches.
+            return None
         row = self._conn.execute(_FIND, (self._run_uid, ordinal, path_of(branch))).fetchone()
         return None if row is None else event_of(row)
 
@@ -98,79 +101,15 @@ class _Log:
         return self._events
 
 
-class AppendPlan(NamedTuple):
-    """What an append does to log and state.
-
-    Attributes:
-        events: What becomes of each event.
-        top: The run's highest ordinal afterwards.
-        gone: `seq` of what stops to count.
-        staged: The state afterwards; None if it stays as it is.
-    """
-
-    events: Sequence[Planned]
-    top: int
-    gone: frozenset[int]
-    staged: StagedState | None
-
-
-_NONE: frozenset[int] = frozenset()
-
-
 def plan(conn: sqlite3.Connection, head: Head, uid: int, new: Prepared, status: RunStatus) -> AppendPlan:
     """Works out what to write; everything that can be wrong with a batch shows here."""
-    batch = new.batch
-    top = head.top
-    ending = head.attempt > 1 and batch.live is not None and batch.move in ENDING
-    for event in batch.events:
-        if (event.ordinal or 0) <= top:
-            return _plan_with_log(conn, head, uid, new, ending)
-        top = event.ordinal or 0
-    if ending:
-        return _plan_with_log(conn, head, uid, new, ending)
-    # Ordinals beyond the highest: nothing of that is stored, as in any first attempt outside of branches.
-    staged: StagedState | None = None
-    seq = head.event_count
-    for entry in new.entries:
-        seq += 1
-        if entry.delta:
-            staged = staged or _stage(conn, head, uid, undoable=not status.terminal)
-            staged.apply(entry.delta, seq)
-    if new.state:
-        staged = staged or _stage(conn, head, uid, undoable=not status.terminal)
-        staged.apply(new.state, seq if new.entries else Planner(head.id, head.attempt, _Log(conn, uid)).newest())
-    return AppendPlan([Planned(event, None, None, _NONE) for event in batch.events], top, _NONE, staged)
-
-
-def _plan_with_log(conn: sqlite3.Connection, head: Head, uid: int, new: Prepared, ending: bool) -> AppendPlan:
-    """The same where what is stored matters."""
-    batch = new.batch
-    planner = Planner(head.id, head.attempt, _Log(conn, uid))
-    staged = _stage(conn, head, uid, undoable=True)
-    events: list[Planned] = []
-    gone = _NONE
-    seq = head.event_count
-
-    def drop(seqs: frozenset[int]) -> frozenset[int]:
-        if seqs:
-            staged.put_back(seqs)
-        return gone | seqs
-
-    for entry in new.entries:
-        planned = planner.plan(entry.event)
-        events.append(planned)
-        gone = drop(planned.drops)
-        if planned.stored is None:
-            seq += 1
-            if entry.delta:
-                staged.apply(entry.delta, seq)
-    if ending and batch.live is not None:
-        gone = drop(planner.leftover(batch.live, head.base_seq))
-    if new.state:
-        staged.apply(new.state, seq if seq > head.event_count else planner.newest())
-    top = max(head.top, max((e.ordinal or 0 for e in batch.events), default=0))
-    return AppendPlan(events, top, gone, staged)
-
-
-def _stage(conn: sqlite3.Connection, head: Head, uid: int, *, undoable: bool) -> StagedState:
-    return state.stage(conn, head.sid, head.key, partial(state.read_undo, conn, uid, head.key) if undoable else None)
+    undo = partial(state.read_undo, conn, uid, head.key) if undoable(head.attempt, status) else None
+    return plan_append(
+        Planner(head.id, head.attempt, _Log(conn, uid, head.top)),
+        new.batch,
+        [entry.delta for entry in new.entries],
+        new.state,
+        event_count=head.event_count,
+        base_seq=head.base_seq,
+        stage=partial(state.stage, conn, head.sid, head.key, undo),
+    )

@@ -8,11 +8,7 @@ from typing import Any
 from sojourn.page import Page, page_token
 from sojourn.run.types import Interrupt, RunQuery, RunRecord, Step
 from sojourn.session.types import SessionKey
-from sojourn.store.rules import (
-    run_ambiguous,
-    run_not_found,
-)
-from sojourn.store.sqlite import sessions
+from sojourn.store.rules import key_after, run_ambiguous, run_not_found
 from sojourn.store.sqlite.rows import INTERRUPT, RUN, RUNS, STEP, Row, interrupt_of, record_of, step_of
 
 _BY_UID = f"SELECT {RUN} FROM {RUNS} WHERE r.uid = ?"
@@ -50,7 +46,7 @@ def list_page(conn: sqlite3.Connection, query: RunQuery, limit: int, after: str 
     inner = f"{found} AND uid < ?{status} ORDER BY uid DESC LIMIT ?"
     rows = conn.execute(
         f"SELECT {RUN} FROM {RUNS} WHERE r.uid IN ({inner}) ORDER BY r.uid DESC",
-        (*params, sessions.key_after(after), *(s.value for s in query.status), limit + 1),
+        (*params, key_after(after), *(s.value for s in query.status), limit + 1),
     ).fetchall()
     records = [record_of(row) for row in rows[:limit]]
     more = len(rows) > limit

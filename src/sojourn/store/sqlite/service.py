@@ -19,7 +19,7 @@ from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, N
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Session, SessionKey
-from sojourn.store.rules import cancelled, check_ids, check_window
+from sojourn.store.rules import cancelled, check_ids, check_window, key_after
 from sojourn.store.sqlite import appends, history, records, runs, sessions, submits
 from sojourn.store.sqlite.connection import Synchronous, connect
 from sojourn.store.sqlite.executor import ExecutorRole
@@ -95,7 +95,7 @@ class SqliteSessionService:
     ) -> Page[Session]:
         check_ids(app_name=app_name, user_id=user_id)
         check_page(limit)
-        sessions.key_after(after)
+        key_after(after)
         return await self._read(lambda conn: sessions.list_page(conn, app_name, user_id, limit, after))
 
     async def list_apps(self) -> list[str]:
@@ -199,7 +199,7 @@ class SqliteSessionService:
 
     async def list_runs(self, query: RunQuery, *, limit: int = 100, after: str | None = None) -> Page[RunRecord]:
         check_page(limit)
-        sessions.key_after(after)
+        key_after(after)
         check_ids(app_name=query.app_name, user_id=query.user_id, session_id=query.session_id)
         return await self._read(lambda conn: records.list_page(conn, query, limit, after))
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import sqlite3
 
 from sojourn import platform
-from sojourn.errors import InvalidInput
-from sojourn.page import Page, page_after, page_token
+from sojourn.page import Page, page_token
 from sojourn.session.state import StateDelta
 from sojourn.session.types import Session, SessionKey
-from sojourn.store.rules import (
-    session_exists,
-    session_not_found,
-)
+from sojourn.store.rules import key_after, session_exists, session_not_found
 from sojourn.store.sqlite import history, state
-from sojourn.store.sqlite.rows import MAX_INTEGER, SESSION, Row, session_of
+from sojourn.store.sqlite.rows import SESSION, Row, session_of
 
 _SELECT = f"SELECT {SESSION} FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?"
 
@@ -71,21 +67,6 @@ def list_page(conn: sqlite3.Connection, app_name: str, user_id: str | None, limi
     ).fetchall()
     items = [session_of(row, {}) for row in rows[:limit]]
     return Page(items, page_token(items[-1].created_at, str(rows[limit - 1][0])) if len(rows) > limit else None)
-
-
-def key_after(token: str | None) -> int:
-    """The number that the keys of the next page are below.
-
-    Raises:
-        InvalidInput: `page.invalid` if the token is none of ours.
-    """
-    position = page_after(token)
-    if position is None:
-        return MAX_INTEGER
-    tie = position[1]
-    if not (tie.isascii() and tie.isdigit() and len(tie) < 19):
-        raise InvalidInput(f"{token!r} is not a page token; pass Page.next of the page before", code="page.invalid")
-    return int(tie)
 
 
 # One look into the index per app: DISTINCT would read the entries of all sessions.
