@@ -113,6 +113,8 @@ class Dispatcher:
         job: Job | None = None
         recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.recording.add(recorded)
+        name = (new.key.app_name, new.key.user_id, new.id)
+        hub.recording.add(name)
         try:
             submitted, repeated = await self._record(new, begin)
             record = submitted.record
@@ -138,6 +140,7 @@ class Dispatcher:
                 hub.spawn(self._undo(new))
             raise
         finally:
+            hub.recording.discard(name)
             self.recording.discard(recorded)
             recorded.set_result(None)
             if job is None:
@@ -526,6 +529,10 @@ class Dispatcher:
             after = await self.store.request_cancel(record.uid, reason)
         except NotFound:
             return record
+        except asyncio.CancelledError:
+            # The wish may be recorded, and then it counts, whatever becomes of whoever had it.
+            self.hub.spawn(self.cancel(record, reason))
+            raise
         except Unavailable:
             # The wish cannot be recorded, but a run of this process can still be stopped.
             if job is not None and not job.live.ended:

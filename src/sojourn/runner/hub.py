@@ -78,6 +78,8 @@ class Hub:
         self.engine = InProcessEngine()
         self.live: dict[int, LiveRun] = {}
         self.jobs: dict[int, Job] = {}
+        # Runs that are just being recorded, by (app, user, id): whoever records them brings them to execution.
+        self.recording: set[tuple[str, str, str]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._poller: asyncio.Task[None] | None = None

@@ -50,7 +50,7 @@ async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
     taken: list[RunRecord] = []
     for found in await dispatcher.store.unfinished(dispatcher.app_name):
         record = found
-        if record.uid in hub.jobs:
+        if record.uid in hub.jobs or (record.app_name, record.user_id, record.id) in hub.recording:
             continue
         if record.status is RunStatus.WAITING:
             dispatcher.hub.spawn(dispatcher.watch_waiting(record))

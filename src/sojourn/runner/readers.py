@@ -54,6 +54,8 @@ class FrameReader:
         self._partials = partials
         self._ready: deque[Frame | Partial] = deque()
         self._progress: dict[str, _Progress] = {}
+        # Events that came whole from the store: pieces of them must not follow.
+        self._whole: deque[str] = deque(maxlen=PAGE)
         self._joined = False
         self._ended = False
 
@@ -117,6 +119,7 @@ class FrameReader:
                 return
             for event in events:
                 self.pos = event.pos or 0
+                self._whole.append(event.id)
                 self._give(event_frame(event), None)
 
     def _give(self, frame: Frame, message: OpenMessage | None) -> None:
@@ -137,6 +140,8 @@ class FrameReader:
 
     def _give_pieces(self, message: OpenMessage) -> None:
         progress = self._progress.get(message.id)
+        if message.id in self._whole:
+            return
         if progress is None:
             progress = self._progress[message.id] = _Progress()
         new = message.pieces[progress.index :]
@@ -165,6 +170,7 @@ class FrameReader:
         events = await store.run_events(record.uid, after=self.pos, limit=PAGE)
         for event in events:
             self.pos = event.pos or 0
+            self._whole.append(event.id)
             self._give(event_frame(event), None)
         if len(events) == PAGE or self._ready:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from sojourn.agents.current import Lineage, find_current_run
 from sojourn.artifact.service import ArtifactService
 from sojourn.content import Content
 from sojourn.engine.limiter import Limiter, Limits
-from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError
+from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError, Unavailable
 from sojourn.event import USER, Event
 from sojourn.ids import check_id
 from sojourn.memory.service import MemoryService
@@ -319,14 +320,18 @@ class Runner:
         """
         hub = self.dispatcher.ready()
         record = await self.store.get_run(self.app_name, check_id(run_id, "run_id"), user_id)
-        answered = await give_answer(self.store, record, interrupt_id, value)
-        record = answered.record
-        if record.status is RunStatus.QUEUED:
+        try:
+            answered = await give_answer(self.store, record, interrupt_id, value)
+            record = answered.record
             job = hub.jobs.get(record.uid)
             if job is not None:
-                job.answered = job.answered or answered.recorded
-            elif await self._may_execute() and record.uid not in hub.jobs:
+                job.answered = job.answered or (answered.recorded and record.status is RunStatus.QUEUED)
+            elif record.status is RunStatus.QUEUED and await self._may_execute() and record.uid not in hub.jobs:
                 self.dispatcher.deliver(record, ahead=True)
+        except (asyncio.CancelledError, Unavailable):
+            # It may be stored, and then the run goes on, whatever becomes of whoever gave the answer.
+            hub.spawn(self.dispatcher.watch_waiting(record))
+            raise
         live = hub.live.get(record.uid)
         return Run(self, record, live, start_pos=record.last_pos)
 
