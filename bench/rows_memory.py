@@ -44,12 +44,17 @@ async def _waiting_runs(opener: Opener, where: str, scale: Scale) -> list[Sample
                 await run.wait()
                 assert run.status is RunStatus.WAITING
 
-        await ask(count, count + 100)
+        async def ask_at_once(first: int, last: int) -> None:
+            step = max(1, count // 100)
+            await asyncio.gather(*(ask(n, min(n + step, last)) for n in range(first, last, step)))
+
+        # First come so many that every cache that has a bound is full.
+        before_them = count // 2
+        await ask_at_once(0, before_them)
         before = resident()
-        step = count // 100
-        await asyncio.gather(*(ask(n, n + step) for n in range(0, count, step)))
+        await ask_at_once(before_them, before_them + count)
         used = resident() - before
-        assert await count_of(opened.store, RunStatus.WAITING) == count + 100
+        assert await count_of(opened.store, RunStatus.WAITING) == before_them + count
         await runner.close()
         return [Sample(f"each of {count:,} waiting runs, {where}", used / count, "B")]
 

@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("sojourn.testing")
+pytest.register_assert_rewrite("sojourn.testing", "tests.runner.support", "tests.runner.chaos")
 
 # Machines are noisy: how long an example takes says nothing. CI draws the same examples each time.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])

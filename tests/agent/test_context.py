@@ -10,7 +10,6 @@ from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.run.config import RunConfig
 from sojourn.testing.agents import run_agent
 from sojourn.testing.loop import for_seeds
-from tests.runner.support import bug
 
 
 @for_seeds(2)

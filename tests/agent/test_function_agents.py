@@ -13,7 +13,7 @@ from sojourn.agents.threads import DaemonExecutor, in_thread, track_calls
 from sojourn.errors import InvalidInput
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
-from tests.runner.support import SESSION, USER, assert_at_rest, bug, idle, make_runner, outcome_of, read_events
+from tests.runner.support import SESSION, USER, assert_at_rest, idle, make_runner, outcome_of, read_events
 
 
 async def an_async_function(ctx):

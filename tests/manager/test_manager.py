@@ -15,7 +15,7 @@ from sojourn.runner.runner import Runner
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
-from tests.runner.support import assert_at_rest, bug, dropped, idle, outcome_of
+from tests.runner.support import assert_at_rest, dropped, idle, outcome_of
 
 
 @agent

@@ -269,10 +269,12 @@ class World:
     async def _client(self, process):
         while True:
             await asyncio.sleep(self.chance.seconds(0.15))
-            act = self.chance.pick([self._start, self._start, self._stream, self._stream, self._cancel, self._answer, self._follow])
+            act = self.chance.pick(
+                [self._start, self._start, self._stream, self._stream, self._cancel, self._answer, self._follow]
+            )
             try:
                 await act(process.runner)
-            except SojournError:
+            except (SojournError, TimeoutError):
                 continue
 
     def _next_message(self):
@@ -320,7 +322,8 @@ class World:
         if runs:
             record = self.chance.pick(runs)
             run = await runner.follow(record.id, user_id=record.user_id)
-            reading = await asyncio.wait_for(read_frames(run), 5)
+            async with asyncio.timeout(5):
+                reading = await read_frames(run)
             for event in reading.events:
                 self._note(event)
             self.screens.append((record.message.text, reading.screen))
@@ -350,7 +353,9 @@ class World:
         await asyncio.sleep(60)
         assert_at_rest(self.last.runner)
         runs = {r.id: r for r in (await self.last.runner.list_runs(limit=1000)).items}
-        logs = {where: await log_of(self.store, where[1], user_id=where[0], superseded=True) for where in await self._sessions()}
+        logs = {
+            where: await log_of(self.store, where[1], user_id=where[0], superseded=True) for where in await self._sessions()
+        }
         self._check_told(runs, logs)
         for log in logs.values():
             assert [e.seq for e in log] == list(range(1, len(log) + 1))

@@ -12,7 +12,7 @@ from sojourn.event import Event, Partial
 from sojourn.runner.runner import Runner
 from sojourn.session.types import SessionKey
 from sojourn.store.inmemory import InMemorySessionService
-from sojourn.testing.faults import Fault, FaultyStore, fail_before
+from sojourn.testing.faults import Fault, FaultyStore
 
 APP = "app"
 USER = "alice"

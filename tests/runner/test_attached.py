@@ -13,11 +13,11 @@ from sojourn.testing.faults import FaultyStore, hold
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
 from tests.runner.support import (
-    collect,
     APP,
     SESSION,
     USER,
     assert_at_rest,
+    collect,
     dropped,
     idle,
     make_runner,

@@ -21,7 +21,6 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
-    bug,
     idle,
     make_runner,
     outcome_of,
@@ -117,7 +116,6 @@ async def test_who_joins_late_gets_the_open_message_in_one_piece():
     assert [i.event.delta for i in rest if not isinstance(i, Partial) and i.event] == [""]
 
 
-@bug(57, "a reader that comes from the store does not know which open message it has been given already")
 @for_seeds(5)
 async def test_a_reader_that_comes_from_the_store_gets_no_piece_of_what_it_was_given_whole():
     """The run's own process has not yet heard that its message is stored, when a reader finds it in the store."""

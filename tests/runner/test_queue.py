@@ -18,10 +18,10 @@ from sojourn.testing.faults import FaultyStore
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
 from tests.runner.support import (
-    collect,
     SESSION,
     USER,
     assert_at_rest,
+    collect,
     dropped,
     idle,
     log_of,

@@ -475,9 +475,7 @@ async def test_a_step_key_is_the_same_in_every_attempt():
     assert keys[0] != keys[1]
 
 
-@pytest.mark.parametrize(
-    "busy", [pytest.param(False, marks=bug(54, "recover takes runs for lost whose submit has not returned yet")), True]
-)
+@pytest.mark.parametrize("busy", [False, True])
 def test_entering_while_a_run_is_being_recorded_leaves_it_to_whoever_records_it(busy):
     @for_seeds(5)
     async def case():

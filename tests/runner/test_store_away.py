@@ -21,7 +21,6 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
-    bug,
     dropped,
     idle,
     log_of,
@@ -245,7 +244,6 @@ async def test_a_queued_run_whose_begin_was_not_confirmed_is_executed_or_closed(
     assert await (await runner.start(USER, SESSION, "later")).result() == "two"
 
 
-@bug(53, "the live run expects the first frame from an attempt that does not publish it")
 @for_seeds(10)
 async def test_readers_of_a_queued_run_whose_begin_was_not_confirmed_see_all_of_it_in_order():
     @agent
@@ -362,7 +360,6 @@ async def test_an_answer_that_was_not_confirmed_may_be_given_again():
         assert await again.result() == "yes!"
 
 
-@bug(55, "an answer that was stored is not delivered if its caller does not live to see it")
 @pytest.mark.parametrize("fault", ["cancelled", "lost"])
 @pytest.mark.parametrize("method", ["answer", "become_executor"])
 def test_an_answer_that_is_stored_lets_the_run_go_on_whatever_becomes_of_who_gave_it(method, fault):
@@ -388,7 +385,6 @@ def test_an_answer_that_is_stored_lets_the_run_go_on_whatever_becomes_of_who_gav
     case()
 
 
-@bug(56, "a cancel that was stored is not acted on if its caller is cancelled")
 @for_seeds(5)
 async def test_a_cancel_that_is_stored_stops_the_run_even_if_its_caller_has_left():
     @agent

@@ -15,13 +15,17 @@ KEPT_FRAMES = 256
 """How many of the newest frames a live run keeps in memory; readers further behind read the store."""
 
 
+PIECE_OVERHEAD = 64
+"""Bytes that a piece takes besides its characters."""
+
+
 class OpenMessage:
     """A message that an agent is writing.
 
     Attributes:
         id: The id of the event that will seal it.
         pieces: What was written so far, as (text, thought).
-        size: Characters in all pieces.
+        size: What it takes: the characters of all pieces, and `PIECE_OVERHEAD` for each.
     """
 
     __slots__ = ("author", "branch", "id", "pieces", "run_id", "size")
@@ -37,7 +41,7 @@ class OpenMessage:
     def add(self, text: str, thought: bool = False) -> None:
         """Appends a piece."""
         self.pieces.append((text, thought))
-        self.size += len(text)
+        self.size += len(text) + PIECE_OVERHEAD
 
     def content(self) -> Content:
         """The message as content: neighbouring pieces of one kind make one part."""

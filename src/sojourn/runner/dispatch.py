@@ -54,6 +54,8 @@ class Dispatcher:
         self.hub: Hub = hub_of(services.store)
         self.hub.dispatchers.add(self)
         self.closed = False
+        # The event loop in which what an earlier process left was taken up.
+        self.recovered_in = -1
         # Runs that are just being recorded: closing waits until it is known what becomes of them.
         self.recording: set[asyncio.Future[None]] = set()
         self._propagate = propagate

@@ -28,7 +28,7 @@ from sojourn.errors import (
 )
 from sojourn.event import ASK_CALL, Event
 from sojourn.run.config import RunConfig
-from sojourn.run.live import LiveRun
+from sojourn.run.live import PIECE_OVERHEAD, LiveRun
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Begun, Store
 from sojourn.run.types import Interrupt, RunError, RunRecord, Step, terminal_frame
@@ -292,7 +292,7 @@ class Execution:
                         if message is None:
                             message = self._speech.open(ctx)
                         message.pieces.append((item, False))
-                        message.size += len(item)
+                        message.size += len(item) + PIECE_OVERHEAD
                         if live._waiters:
                             live.touch()
                 else:

@@ -47,8 +47,14 @@ async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
     """
     hub = dispatcher.ready()
     await dispatcher.store.become_executor()
+    before, dispatcher.recovered_in = dispatcher.recovered_in, hub.generation
+    try:
+        found_unfinished = await dispatcher.store.unfinished(dispatcher.app_name)
+    except BaseException:
+        dispatcher.recovered_in = before
+        raise
     taken: list[RunRecord] = []
-    for found in await dispatcher.store.unfinished(dispatcher.app_name):
+    for found in found_unfinished:
         record = found
         if record.uid in hub.jobs or (record.app_name, record.user_id, record.id) in hub.recording:
             continue

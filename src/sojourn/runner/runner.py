@@ -40,8 +40,9 @@ Message = str | Content
 class Runner:
     """Runs an app's agents for its users.
 
-    `Runner(RunnerConfig(…))` and `Runner(**the same fields)` are the same. It works as it is; entered (`async with runner:`)
-    it also takes up the runs that an earlier process left unfinished, and is closed at the end.
+    `Runner(RunnerConfig(…))` and `Runner(**the same fields)` are the same. It works as it is: with the
+    first run it starts on a database, it takes up what an earlier process left unfinished there. Entered
+    (`async with runner:`), it does so at once, and is closed at the end.
 
     Args:
         config: What it is made of.
@@ -226,7 +227,10 @@ class Runner:
     ) -> Run:
         key = SessionKey(self.app_name, user_id, session_id).check()
         content = _content(message)
-        self.dispatcher.ready()
+        hub = self.dispatcher.ready()
+        if self.store.shared and self.dispatcher.recovered_in != hub.generation:
+            # Whoever executes runs of a database knows that nobody else does: what is unfinished there is nobody's.
+            await self.recover()
         if content.parts and content.parts[0].function_response is not None:
             found = await answered_by(self.store, key, content)
             if found is not None:
@@ -467,7 +471,9 @@ class Runner:
         await self.close()
 
     async def recover(self) -> list[RunRecord]:
-        """Takes up the app's runs that an earlier process left unfinished; entering the Runner does this.
+        """Takes up the app's runs that an earlier process left unfinished.
+
+        Entering the Runner does this, and so does the first run that it starts on a store that processes share.
 
         Detached runs go on (`on_crash="resume"`) or fail with `run.lost`; attached ones fail, as their readers are gone; a run
         whose process has died three times fails with `run.crash_loop`. Waiting runs stay as they are.

@@ -15,8 +15,8 @@ from sojourn.run.types import RunRecord
 from sojourn.runner.log import Said
 from sojourn.session.state import StateDelta
 
-MESSAGE_FACTOR = 64
-"""A message may grow to this multiple of `max_event_bytes` before its agent is stopped."""
+MESSAGE_FACTOR = 32
+"""A message may take this multiple of `max_event_bytes` in memory before its agent is stopped."""
 
 _NO_ACTIONS = EventActions()
 
@@ -80,7 +80,7 @@ class Speech:
         """Refuses a message without end with `event.too_large`."""
         if message.size > self._max_message:
             raise LimitExceeded(
-                f"a message of run {self._run_id!r} has grown beyond {self._max_message} characters",
+                f"a message of run {self._run_id!r} has grown beyond {self._max_message} bytes",
                 code="event.too_large",
                 retryable=False,
             )

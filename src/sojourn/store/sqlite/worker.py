@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -86,6 +87,7 @@ class Worker:
         self._joining: list[Call] = []
         # For the thread alone.
         self._conn: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
 
     async def call(self, op: Op[T], *, writes: bool = False, committed: Callable[[T], object] | None = None) -> T:
         """Runs `op` in the thread and returns what it returns. A cancelled caller waits for the outcome first.
@@ -160,12 +162,22 @@ class Worker:
         calls = [c for c in taken if c is not None]
         if calls:
             try:
-                self._conn = self._conn or self._connect()
+                if self._conn is None:
+                    self._conn = self._connect()
+                    self._file = self._file_there()
                 self._run(self._conn, calls)
             except BaseException as error:
                 fail(calls, error, self._path)
             deliver(calls)
         return len(calls) == len(taken)
+
+    def _file_there(self) -> tuple[int, int] | None:
+        """What tells the file at the path from any other; None if there is none."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _run(self, conn: sqlite3.Connection, calls: Sequence[Call]) -> None:
         """Does the calls and leaves result or error in each. This one is for calls that only read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from sojourn.errors import Unavailable
 from sojourn.store.sqlite.worker import Call, Worker, fail
 
 
@@ -19,12 +20,22 @@ class Writer(Worker):
         writes = [call for call in calls if call.writes]
         if writes:
             try:
+                self._check_file()
                 self._run_together(conn, writes)
             except BaseException as error:
                 fail(writes, error, self._path)
         if len(writes) < len(calls):
             # Only now: they see what was written, and those who note it have done so.
             super()._run(conn, [call for call in calls if not call.writes])
+
+    def _check_file(self) -> None:
+        # What is written to a file that nobody finds any more is lost, however durable it is.
+        if self._file_there() != self._file:
+            raise Unavailable(
+                f"database {self._path} was removed or replaced under this process; put it back, or restart the process",
+                code="store.gone",
+                retryable=False,
+            )
 
     def _run_together(self, conn: sqlite3.Connection, calls: Sequence[Call]) -> None:
         conn.execute("BEGIN IMMEDIATE")
