@@ -18,6 +18,7 @@ from sojourn.ids import check_id
 from sojourn.run.config import RunConfig
 from sojourn.runner.config import RunnerConfig
 from sojourn.runner.handle import Run
+from sojourn.runner.lifecycle import CloseReport
 from sojourn.runner.runner import Runner
 from sojourn.session.state import State
 from sojourn.session.types import Session, SessionKey
@@ -155,10 +156,11 @@ class SessionManager:
             session.closed = True
             session.give_back()
 
-    async def close(self, grace: float = 10.0) -> None:
+    async def close(self, grace: float = 10.0) -> CloseReport:
         """Closes the Runner, unless it was given; see `Runner.close`."""
-        if self._runner is not None and not self._given:
-            await self._runner.close(grace)
+        if self._runner is None or self._given:
+            return CloseReport()
+        return await self._runner.close(grace)
 
     async def __aenter__(self) -> SessionManager:
         runner = await self.runner()

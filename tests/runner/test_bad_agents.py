@@ -23,7 +23,6 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
-    bug,
     idle,
     log_of,
     make_runner,

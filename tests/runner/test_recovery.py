@@ -23,7 +23,6 @@ from tests.runner.support import (
     SESSION,
     USER,
     assert_at_rest,
-    bug,
     dropped,
     idle,
     log_of,

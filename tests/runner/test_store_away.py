@@ -21,6 +21,7 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
+    bug,
     dropped,
     idle,
     log_of,
@@ -358,6 +359,37 @@ async def test_an_answer_that_was_not_confirmed_may_be_given_again():
     again = await runner.answer(run.id, interrupt.id, "yes")
     async with asyncio.timeout(600):
         assert await again.result() == "yes!"
+
+
+@bug(58, "a late reply of one answer is taken for another one, and the run is lost between two attempts")
+@for_seeds(10)
+async def test_the_late_reply_of_an_answer_that_was_acted_on_is_not_taken_for_another_answer():
+    @agent
+    async def helper(ctx):
+        return [await ctx.ask("q1", "?"), await ctx.ask("q2", "?")]
+
+    store = FaultyStore(InMemorySessionService())
+    watching, replying = hold("get_run", 1), hold("answer", 1, after=True)
+    asking, beginning = hold("append", 4), hold("begin", 2, after=True)
+    store.plan += [watching, replying, asking, beginning]
+    runner = make_runner(helper, store)
+    run = await runner.start(USER, SESSION, "go")
+    await idle()
+    first = asyncio.ensure_future(runner.answer(run.id, (await run.interrupts())[0].id, 1))
+    await replying.reached.wait()
+    # The run finds out by itself that it was answered, before the answer's reply is back.
+    watching.go.set()
+    await asking.reached.wait()
+    replying.go.set()
+    await first
+    asking.go.set()
+    await idle()
+    second = await runner.answer(run.id, (await run.interrupts())[0].id, 2)
+    beginning.go.set()
+    await asyncio.sleep(60)
+    assert (await store.get_run(APP, run.id)).status is RunStatus.COMPLETED
+    assert await second.result() == [1, 2]
+    assert_at_rest(runner)
 
 
 @pytest.mark.parametrize("fault", ["cancelled", "lost"])

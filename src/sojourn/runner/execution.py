@@ -100,7 +100,7 @@ class Execution:
         self._paused = False
         self._log = AttemptLog(services, live, record, begun.session, self.config)
         self._speech = Speech(live, record, self.config.max_event_bytes)
-        self._journal = Journal(begun, services.plugins, self._record_steps)
+        self._journal = Journal(begun, services.plugins)
         self._state = State(dict(begun.session.state))
 
     # -- from the outside -------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Execution:
         if config.timeout is not None:
             self._timer = asyncio.get_running_loop().call_later(config.timeout, self.on_timeout)
         if self.attempt > 1:
-            self._speech.resume(await self._stored_events())
+            await self._resume()
         if services.inject_memory(config):
             self.memories = await services.find_memories(self.session, self.user_content, config)
         ctx = self._root_context()
@@ -187,14 +187,12 @@ class Execution:
             await self._drive(ctx)
         return Outcome(Move.WAIT) if self._paused else _COMPLETED
 
-    async def _stored_events(self) -> list[Event]:
-        """What earlier attempts have said and counts."""
-        found: list[Event] = []
+    async def _resume(self) -> None:
+        """Finds out what earlier attempts have said that counts."""
         after = 0
         while events := await self.store.run_events(self.record.uid, after=after):
-            found.extend(e for e in events if not e.superseded)
+            self._speech.resume(e for e in events if not e.superseded)
             after = events[-1].pos or 0
-        return found
 
     def _root_context(self) -> Context:
         root = self.services.agent
@@ -514,7 +512,7 @@ class Execution:
 
     async def step(self, ctx: Context, key: str, fn: Callable[[], Any]) -> Any:
         """See `Context.step`."""
-        return await self._journal.step(ctx, key, fn)
+        return await self._journal.step(ctx, key, fn, self._record_steps)
 
     async def ask(
         self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None

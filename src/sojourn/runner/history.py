@@ -21,6 +21,8 @@ def arrange(history: History, open_calls: Container[str], keep: Callable[[Event]
         keep: Which events to consider.
     """
     events = [e for e in (*history.pinned, *history.events) if keep(e)]
+    if not any(e.get_function_calls() or e.get_function_responses() for e in events):
+        return events
     responses: dict[str, Event] = {}
     for event in events:
         for response in event.get_function_responses():

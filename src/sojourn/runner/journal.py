@@ -23,20 +23,25 @@ class Journal:
     Args:
         begun: The run as the attempt found it.
         plugins: Whose hooks are called around steps.
-        record: Stores steps.
     """
 
-    def __init__(self, begun: Begun, plugins: PluginChain, record: Record) -> None:
+    def __init__(self, begun: Begun, plugins: PluginChain) -> None:
         self._attempt = begun.record.attempt
         self._plugins = plugins
-        self._record = record
         self._steps: dict[str, Step] = {s.key: s for s in begun.steps}
         self._done: set[str] = set()
         self._interrupts = {i.key: i for i in begun.interrupts if i.status in ("open", "answered")}
         self._asked: set[str] = set()
 
-    async def step(self, ctx: Context, key: str, fn: Callable[[], Any]) -> Any:
-        """Does a side effect, or returns what it gave before; see `Context.step`."""
+    async def step(self, ctx: Context, key: str, fn: Callable[[], Any], record: Record) -> Any:
+        """Does a side effect, or returns what it gave before; see `Context.step`.
+
+        Args:
+            ctx: Whose step it is.
+            key: Its name.
+            fn: Does it.
+            record: Stores steps; not kept, as it belongs to who keeps this.
+        """
         path = ctx.path(key)
         if path in self._done:
             raise Conflict(
@@ -56,13 +61,13 @@ class Journal:
             if isawaitable(result):
                 result = await result
             result = jsonvalue.copy(result, where=f"the result of step {path!r}")
-            await self._record(ctx, [Step(path, "done", result, None, self._attempt, started, platform.now())])
+            await record(ctx, [Step(path, "done", result, None, self._attempt, started, platform.now())])
         except Exception as e:
             error = e
             # What has failed may be tried again under the same key.
             self._done.discard(path)
             failure = RunError.of(e) if isinstance(e, SojournError) else RunError("step.failed", f"{type(e).__name__}: {e}")
-            await self._record(ctx, [Step(path, "failed", None, failure, self._attempt, started, platform.now())])
+            await record(ctx, [Step(path, "failed", None, failure, self._attempt, started, platform.now())])
             raise
         except BaseException as e:
             error = e

@@ -93,6 +93,8 @@ class FrameReader:
         """Takes over what is new; returns whether there was anything."""
         if self.pos + 1 < live.first_pos:
             await self._catch_up(live)
+            if self.pos + 1 < live.first_pos:
+                return True
         ready = self._ready
         start = self.pos + 1 - live.first_pos
         if 0 <= start < len(live.frames):
@@ -107,20 +109,18 @@ class FrameReader:
         return bool(ready)
 
     async def _catch_up(self, live: LiveRun) -> None:
-        """Reads from the store the frames that are not in memory any more, or were written by an earlier attempt."""
+        """Reads a page of the frames that are not in memory any more, or were written by an earlier attempt."""
         if self.pos < 1:
             self._give(started_frame(live.record), None)
             self.pos = 1
-        while self.pos + 1 < live.first_pos:
-            events = await self._hub.store.run_events(self.record.uid, after=self.pos, limit=PAGE)
-            events = [e for e in events if (e.pos or 0) < live.first_pos]
-            if not events:
-                self.pos = live.first_pos - 1
-                return
-            for event in events:
-                self.pos = event.pos or 0
-                self._whole.append(event.id)
-                self._give(event_frame(event), None)
+        events = await self._hub.store.run_events(self.record.uid, after=self.pos, limit=PAGE)
+        events = [e for e in events if (e.pos or 0) < live.first_pos]
+        for event in events:
+            self.pos = event.pos or 0
+            self._whole.append(event.id)
+            self._give(event_frame(event), None)
+        if not events:
+            self.pos = live.first_pos - 1
 
     def _give(self, frame: Frame, message: OpenMessage | None) -> None:
         event = frame.event

@@ -7,7 +7,7 @@ from typing import Any
 
 from sojourn import jsonvalue, platform
 from sojourn.agents.context import Context
-from sojourn.content import Content
+from sojourn.content import Content, Part
 from sojourn.errors import AgentError, LimitExceeded, SojournError
 from sojourn.event import USER, Event, EventActions
 from sojourn.run.live import LiveRun, OpenMessage
@@ -30,6 +30,8 @@ class Speech:
 
     def __init__(self, live: LiveRun, record: RunRecord, max_event_bytes: int) -> None:
         self.ordinals: dict[str | None, int] = {None: max(1, record.base_ordinal)}
+        # The event that handed the run to the agent it is with; 0 for none, or once it has been passed.
+        self._handover = self.ordinals[None] - 1
         # Of a later attempt: the ordinals up to which earlier ones have said something that counts.
         self._said_before: dict[str | None, int] = {}
         self._live = live
@@ -42,10 +44,9 @@ class Speech:
         """Takes note of what earlier attempts of the run have said.
 
         Args:
-            stored: The run's events that count, in order.
+            stored: The run's events that count, in order; may be called again with those that follow.
         """
-        handover = self.ordinals[None] - 1
-        before = handover > 0
+        before = self._handover > 0
         for event in stored:
             branch, ordinal = event.branch, event.ordinal
             if ordinal is None:
@@ -54,7 +55,8 @@ class Speech:
             if before and branch is not None:
                 # Said before the run was handed to the agent it is with: that stays, and its ordinals are taken.
                 self.ordinals[branch] = ordinal + 1
-            before = before and not (branch is None and ordinal == handover)
+            if before and branch is None and ordinal == self._handover:
+                before, self._handover = False, 0
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -121,17 +123,13 @@ class Speech:
         return self.event(ctx, **fields), None
 
     def returned(self, ctx: Context, value: Any) -> Said | None:
-        """An async function's return value as its last event; text becomes the open message.
+        """An async function's return value as its last event; None for an empty text.
 
         Raises:
             AgentError: `agent.bad_yield` if it is not a JSON value.
         """
         if isinstance(value, str):
-            if value:
-                # Nothing of it is sent in pieces: it comes whole.
-                ctx._message = message = OpenMessage(platform.new_id(), self._run_id, ctx.agent.name, ctx.branch)
-                message.add(str(value))
-            return None
+            return (self.event(ctx, content=Content("model", (Part(text=str(value)),))), None) if value else None
         if isinstance(value, Content | Event):
             return self.said(ctx, value)
         try:

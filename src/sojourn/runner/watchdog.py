@@ -11,6 +11,10 @@ import traceback
 logger = logging.getLogger("sojourn.watchdog")
 
 
+PARKED_SECONDS = 60.0
+"""How often a thread that has nothing to watch looks whether it is still wanted."""
+
+
 class Watchdog:
     """Logs the stack of the event loop's thread when the loop has not come round for a while.
 
@@ -26,6 +30,9 @@ class Watchdog:
         self._loop = loop
         self._seconds = seconds
         self._thread_id = threading.get_ident()
+        # A plain flag, as it changes with every run; the event is only for a thread that has parked.
+        self._watching = False
+        self._parked = False
         self._wanted = threading.Event()
         self._closed = threading.Event()
         self._beat = threading.Event()
@@ -33,14 +40,18 @@ class Watchdog:
 
     def watch(self) -> None:
         """Starts watching; twice is fine."""
+        if self._watching:
+            return
+        self._watching = True
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sojourn-watchdog", daemon=True)
             self._thread.start()
-        self._wanted.set()
+        if self._parked:
+            self._wanted.set()
 
     def rest(self) -> None:
         """Stops watching until `watch` is called again."""
-        self._wanted.clear()
+        self._watching = False
 
     def close(self) -> None:
         """Ends the thread; twice is fine."""
@@ -49,14 +60,21 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            self._wanted.wait()
+            if not self._watching:
+                self._parked = True
+                # Looked at again after saying so: whoever starts to watch in between has set the flag by now.
+                if not self._watching:
+                    self._wanted.wait(PARKED_SECONDS)
+                self._parked = False
+                self._wanted.clear()
+                continue
             self._beat.clear()
             try:
                 self._loop.call_soon_threadsafe(self._beat.set)
             except RuntimeError:
                 return  # The loop is closed: nothing is left to watch.
             if not self._beat.wait(self._seconds):
-                if self._wanted.is_set() and not self._closed.is_set():
+                if self._watching and not self._closed.is_set():
                     self._report()
                 self._beat.wait()
             self._closed.wait(self._seconds)

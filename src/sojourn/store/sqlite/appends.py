@@ -195,9 +195,10 @@ def _write_run(
     else:
         conn.execute(_UPDATE_CLOSED, (*values, dump_error(error), finished_at, uid))
     conn.execute("UPDATE sessions SET event_count = ?, updated_at = ? WHERE sid = ?", (seq, now, head.sid))
+    message = messages.get(conn, uid, last=status is not RunStatus.RUNNING)
     return RunRecord(
         uid, head.id, head.app_name, head.user_id, head.session_id, head.session_uid, head.no, status,
-        messages.get(conn, uid), fence.attempt, deaths, agent, base_ordinal, transfers, load(head.config),
+        message, fence.attempt, deaths, agent, base_ordinal, transfers, load(head.config),
         bool(head.attached), load_words(head.cancel_requested), error, last_pos, head.retry_of, usage,
         None if head.custom_metadata is None else load(head.custom_metadata), head.created_at, head.started_at, finished_at,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The messages that opened recent runs: every append returns one, and none of them ever changes."""
+"""The messages that opened the runs under way: every append returns one, and none of them ever changes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,40 @@ from sojourn.event import Event
 from sojourn.store.sqlite.rows import message_of
 
 MAX_MESSAGES = 4096
+"""Messages kept at once."""
+
+MAX_CHARACTERS = 16_384
+"""Of a longer message, reading it again costs less than the memory it takes."""
 
 
 class Messages:
-    """Keeps the newest messages in memory, for the one thread that writes."""
+    """Keeps the short messages of runs that have not ended in memory, for the one thread that writes."""
 
     def __init__(self) -> None:
         self._messages: dict[int, Event] = {}
 
     def put(self, run_uid: int, message: Event) -> None:
         """Keeps the message of a run."""
+        if sum(len(part.text or "") for part in (message.content.parts if message.content else ())) > MAX_CHARACTERS:
+            return
         self._messages[run_uid] = message
         if len(self._messages) > MAX_MESSAGES:
             del self._messages[next(iter(self._messages))]
 
-    def get(self, conn: sqlite3.Connection, run_uid: int) -> Event:
-        """The message of a run that has begun, from the database if it is not kept."""
-        message = self._messages.get(run_uid)
+    def get(self, conn: sqlite3.Connection, run_uid: int, *, last: bool = False) -> Event:
+        """The message of a run that has begun, from the database if it is not kept.
+
+        Args:
+            conn: The writer's connection.
+            run_uid: The run.
+            last: Whether the run has ended or waits: it is not kept any longer.
+        """
+        message = self._messages.pop(run_uid, None) if last else self._messages.get(run_uid)
         if message is None:
             (body,) = conn.execute(
                 "SELECT m.body FROM runs r JOIN events m ON m.sid = r.sid AND m.seq = r.first_seq WHERE r.uid = ?", (run_uid,)
             ).fetchone()
             message = message_of(body)
-            self.put(run_uid, message)
+            if not last:
+                self.put(run_uid, message)
         return message.snapshot()

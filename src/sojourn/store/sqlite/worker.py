@@ -82,6 +82,7 @@ class Worker:
         # take turns instead of competing for the interpreter, and more calls share a commit.
         self._collected: dict[asyncio.AbstractEventLoop, list[Call]] = {}
         self._thread: threading.Thread | None = None
+        self._pid: int | None = None
         self._stopping = False
         self._ended = False
         self._joining: list[Call] = []
@@ -105,7 +106,14 @@ class Worker:
         with self._lock:
             if self._stopping:
                 raise Unavailable(f"database {self._path} has been closed; open it again", code="store.closed", retryable=False)
+            if self._pid not in (None, os.getpid()):
+                raise Unavailable(
+                    f"database {self._path} was opened before this process was forked; open it again after forking",
+                    code="store.forked",
+                    retryable=False,
+                )
             if self._thread is None:
+                self._pid = os.getpid()
                 # A daemon: a process that exits does not wait for it, and what was acknowledged is durable.
                 self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
                 self._thread.start()
