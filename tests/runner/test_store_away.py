@@ -21,7 +21,6 @@ from tests.runner.support import (
     USER,
     assert_at_rest,
     assert_whole,
-    bug,
     dropped,
     idle,
     log_of,
@@ -361,7 +360,6 @@ async def test_an_answer_that_was_not_confirmed_may_be_given_again():
         assert await again.result() == "yes!"
 
 
-@bug(58, "a late reply of one answer is taken for another one, and the run is lost between two attempts")
 @for_seeds(10)
 async def test_the_late_reply_of_an_answer_that_was_acted_on_is_not_taken_for_another_answer():
     @agent

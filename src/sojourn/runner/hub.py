@@ -15,6 +15,7 @@ from sojourn.engine.inprocess import InProcessEngine
 from sojourn.engine.protocol import Delivery
 from sojourn.errors import Conflict, NotFound, SojournError
 from sojourn.run.live import LiveRun
+from sojourn.run.status import RunStatus
 from sojourn.run.store import Change, Store
 from sojourn.run.types import RunRecord, terminal_frame
 from sojourn.runner.watchdog import Watchdog
@@ -257,8 +258,8 @@ class Hub:
         live = job.live
         live.record = record
         if record.status.terminal:
-            live.publish(terminal_frame(record))
-        else:
+            live.publish_last(terminal_frame(record))
+        elif record.status is not RunStatus.WAITING:
             live.failure = NotFound(
                 f"session {record.key} was deleted before run {record.id!r} started", code="session.deleted"
             )

@@ -329,7 +329,9 @@ class Runner:
             record = answered.record
             job = hub.jobs.get(record.uid)
             if job is not None:
-                job.answered = job.answered or (answered.recorded and record.status is RunStatus.QUEUED)
+                # Only the attempt that asked has not heard of it; a later one has, however late this reply is.
+                asked_it = job.execution is not None and job.execution.attempt == record.attempt
+                job.answered = job.answered or (asked_it and answered.recorded and record.status is RunStatus.QUEUED)
             elif record.status is RunStatus.QUEUED and await self._may_execute() and record.uid not in hub.jobs:
                 self.dispatcher.deliver(record, ahead=True)
         except (asyncio.CancelledError, Unavailable):
