@@ -5,16 +5,23 @@ import gc
 import weakref
 from collections import Counter
 
+import pytest
+
 from sojourn.agents.function import agent
-from sojourn.errors import Conflict
+from sojourn.errors import Conflict, Unavailable
 from sojourn.run.live import LiveRun
+from sojourn.run.status import RunStatus
+from sojourn.run.store import Change
 from sojourn.runner.execution import Execution
 from sojourn.runner.handle import Run
 from sojourn.runner.hub import Job
+from sojourn.runner.runner import Runner
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.builders import new_run
+from sojourn.testing.faults import FaultyStore
 from sojourn.testing.loop import SimLoop, for_seeds, simulate
 from sojourn.testing.suite import raises
-from tests.runner.support import SESSION, USER, assert_at_rest, idle, make_runner
+from tests.runner.support import APP, KEY, SESSION, USER, assert_at_rest, bug, idle, make_runner, outcome_of
 
 
 @agent
@@ -108,3 +115,97 @@ async def test_nothing_of_a_finished_run_is_kept_in_memory():
     await idle()
     assert alive() == before
     assert_at_rest(runner)
+
+
+# -- watching what others do --------------------------------------------------------------------------------------------
+
+
+@agent
+async def impatient(ctx):
+    """Asks, and does not wait for ever."""
+    await ctx.ask("q", "?", expires=60)
+
+
+@bug(61, "closing one Runner stops the timers and the watch of all Runners on its store")
+@for_seeds(5)
+async def test_closing_one_runner_does_not_stop_the_clocks_of_another():
+    store = InMemorySessionService()
+    one, two = make_runner(quick, store), make_runner(impatient, store)
+    run = await two.start(USER, SESSION, "hi")
+    await run.wait()
+    await one.close()
+    await asyncio.sleep(100)
+    assert await outcome_of(await two.follow(run.id)) == "interrupt.expired"
+
+
+class SharedStore(FaultyStore):
+    """A store that others write to, too."""
+
+    shared = True
+
+    def __init__(self):
+        super().__init__(InMemorySessionService())
+        self.news = []
+
+    async def changes(self):
+        self.calls["changes"] += 1
+        if self.news and isinstance(self.news[0], Exception):
+            raise self.news.pop(0)
+        told, self.news = self.news, []
+        return told
+
+
+@agent
+async def hanging(ctx):
+    """Hangs."""
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [Unavailable("away"), pytest.param(RuntimeError("a bug in a driver"), marks=bug(62, "one unexpected error ends the watch for ever"))],
+)
+def test_the_watch_survives_its_troubles(trouble):
+    @for_seeds(3)
+    async def case():
+        store = SharedStore()
+        runner = make_runner(hanging, store)
+        run = await runner.start(USER, SESSION, "hi")
+        store.news.append(trouble)
+        await asyncio.sleep(5)
+        record = await store.request_cancel(run.record.uid, "from elsewhere")
+        store.news.append(Change("cancel", run.record.uid, record))
+        async with asyncio.timeout(60):
+            assert await outcome_of(run) == "run.cancelled"
+        assert run.record.error.message == "from elsewhere"
+
+    case()
+
+
+@bug(61, "closing one Runner stops the timers and the watch of all Runners on its store")
+@for_seeds(3)
+async def test_closing_one_runner_does_not_end_the_watch_of_another_that_was_entered():
+    store = SharedStore()
+    one, two = make_runner(quick, store), make_runner(quick, store)
+    async with two:
+        await one.close()
+        before = store.calls["changes"]
+        await asyncio.sleep(10)
+        assert store.calls["changes"] > before
+    before = store.calls["changes"]
+    await asyncio.sleep(10)
+    assert store.calls["changes"] == before, "nobody is left to act on changes"
+
+
+@for_seeds(3)
+async def test_a_run_that_another_process_has_made_ready_is_executed_by_the_runner_of_its_app():
+    store = SharedStore()
+    other = Runner(app_name="other", agent=hanging, session_service=store)
+    runner = make_runner(quick, store)
+    async with runner, other:
+        submitted = await store.submit(new_run("r1", KEY), begin=False)
+        store.news.append(Change("queued", submitted.record.uid, submitted.record))
+        store.news.append(Change("queued", submitted.record.uid, submitted.record))
+        store.news.append(Change("cancel", 77, None))
+        await asyncio.sleep(5)
+        assert (await store.get_run(APP, "r1")).status is RunStatus.COMPLETED

@@ -393,3 +393,45 @@ async def test_what_a_callback_after_the_agent_sets_is_stored():
     assert [e.actions.artifact_delta for e in log if e.actions.artifact_delta] == [{"after.txt": 0}]
     assert [e.actions.requested_auth_configs for e in log if e.actions.requested_auth_configs] == [{"c": {}}]
     assert (await store.get_session(app_name="app", user_id=USER, session_id=SESSION)).state == {"after": True}
+
+
+@pytest.mark.parametrize("hook", ["before_run", "before_agent", "before_step", "on_event", "after_agent", "after_step"])
+def test_a_cancel_while_a_hook_takes_its_time(hook):
+    @for_seeds(5)
+    async def case():
+        async def wait(self, *args):
+            await asyncio.sleep(3)
+
+        store = InMemorySessionService()
+        plugin = Tracing()
+        runner = make_runner(helper, store, plugins=[type("Slow", (Plugin,), {hook: wait})(), plugin])
+        run = await runner.start(USER, SESSION, "ask")
+        await asyncio.sleep(1)
+        await run.cancel()
+        assert await outcome_of(run) == "run.cancelled"
+        await asyncio.sleep(30)
+        assert plugin.trace[-1] == "after_run cancelled run.cancelled"
+        assert_at_rest(runner)
+
+    case()
+
+
+@pytest.mark.parametrize("value", [42, ["x"], object(), b"x"])
+@pytest.mark.parametrize("where", ["before_run", "before_agent", "on_user_message", "on_event", "callback"])
+def test_what_a_hook_must_not_return_fails_with_a_code(where, value):
+    @for_seeds(2)
+    async def case():
+        async def give(self, *args):
+            return value
+
+        if where == "callback":
+            runner = make_runner(agent(name="helper", before_agent=lambda ctx: value)(helper.fn))
+        else:
+            runner = make_runner(helper, plugins=[type("Wrong", (Plugin,), {where: give})()])
+        reading = await read_events(runner.run(USER, SESSION, "ask"))
+        assert reading.error is not None
+        assert reading.error.code in ("plugin.failed", "agent.failed", "agent.bad_yield", "message.invalid")
+        await idle()
+        assert_at_rest(runner)
+
+    case()

@@ -349,6 +349,11 @@ class Dispatcher:
         task = asyncio.current_task()
         try:
             begun = await self._begin_again(live.record.uid)
+        except NotFound:
+            # Its session was deleted by another process before its turn came.
+            self.hub.conclude_queued(job, live.record)
+            self._ended(job, None)
+            return None
         except SojournError as error:
             live.failure = error
             live.end()
