@@ -58,8 +58,9 @@ class Processes:
             select.select([death], [], [], 20)
         finally:
             os.close(death)
-        # What was recorded without an acknowledgement may be started again by its id.
-        self._started = len({n["started"] for n in self.notes() if "started" in n})
+        # What was recorded without an acknowledgement is started again by its id.
+        told = [int(n[key][1:]) for n in self.notes() for key in ("started", "run", "ended") if key in n]
+        self._started = max(told, default=-1) + 1
 
     def notes(self):
         try:
@@ -75,17 +76,20 @@ async def finish(path, notes_path):
     runner = Runner(app_name=worker.APP, agent=worker.make_agent(worker.Notes(notes_path)), session_service=store)
     try:
         async with runner:
-            for record in await store.unfinished(worker.APP):
-                await (await runner.follow(record.id)).wait()
-            assert await store.unfinished(worker.APP) == []
+            while left := await store.unfinished(worker.APP):
+                for question in await runner.list_interrupts():
+                    await runner.answer(question.run_id, question.id, "late", user_id=question.user_id)
+                for record in left:
+                    await (await runner.follow(record.id)).settled()
             return await read_all(store)
     finally:
         await store.close()
 
 
 async def read_all(store):
-    """Runs by id; events, with superseded ones, and state by session."""
+    """Runs and questions by id; events, with superseded ones, and state by session."""
     runs, events, states = {}, {}, {}
+    questions = {q.id: q for q in await store.list_interrupts(worker.APP, open_only=False)}
     for user, session in worker.SESSIONS:
         found, after = [], 0
         while page := await store.list_events(
@@ -97,7 +101,7 @@ async def read_all(store):
         states[user, session] = (await store.get_session(app_name=worker.APP, user_id=user, session_id=session)).state
         for run_id in {e.run_id for e in found}:
             runs[run_id] = await store.get_run(worker.APP, run_id, user)
-    return runs, events, states
+    return runs, questions, events, states
 
 
 @pytest.mark.slow
@@ -109,21 +113,22 @@ def test_a_worker_that_is_killed_at_random_points_loses_and_repeats_nothing(tmp_
             processes.live_and_die(0.02 + chance.random() * 0.25)
         notes = processes.notes()
     assert not [n for n in notes if "broken" in n]
-    runs, events, states = asyncio.run(finish(processes.path, processes.notes_path))
+    runs, questions, events, states = asyncio.run(finish(processes.path, processes.notes_path))
     notes = processes.notes()
     with closing(sqlite3.connect(processes.path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert sum(r.attempt > 1 for r in runs.values()) > ROUNDS / 4, "too few runs were killed to tell"
     assert any(e.superseded for log in events.values() for e in log), "no run took another way"
+    assert any(r.error and r.error.code == "run.lost" for r in runs.values()), "no attached run was lost"
 
-    check_acknowledged(notes, runs, events)
-    check_log(runs, events)
+    check_acknowledged(notes, runs, questions, events)
+    check_log(runs, questions, events)
     check_effects(notes, runs)
     check_state(events, states)
 
 
-def check_acknowledged(notes, runs, events):
-    """Runs whose start was confirmed, and events that a reader was shown, are there."""
+def check_acknowledged(notes, runs, questions, events):
+    """Runs whose start was confirmed, answers that were taken, and events that a reader was shown, are there."""
     stored = {e.id: e for log in events.values() for e in log}
     for note in notes:
         if "started" in note:
@@ -132,11 +137,14 @@ def check_acknowledged(notes, runs, events):
         if "seen" in note:
             event = stored[note["seen"]]
             assert (event.run_id, event.pos, event.text) == (note["run"], note["pos"], note["text"])
+        if "answered" in note:
+            question = questions[note["answered"]]
+            assert (question.run_id, question.status, question.answer) == (note["run"], "answered", note["value"])
         if "ended" in note:
             assert runs[note["ended"]].status.terminal
 
 
-def check_log(runs, events):
+def check_log(runs, questions, events):
     """Numbers have no gaps, every run has ended, and what counts of each is what its agent says, once and in order."""
     said = defaultdict(list)
     for log in events.values():
@@ -144,7 +152,7 @@ def check_log(runs, events):
         for event in log:
             if not event.superseded:
                 said[event.run_id].append(event)
-        numbers = [runs[e.run_id].no for e in log if e.author == "user"]
+        numbers = [runs[e.run_id].no for e in log if e.author == "user" and e.ordinal == 0]
         assert numbers == sorted(set(numbers)), "runs of a session begin in their order, each once"
     for run_id, record in runs.items():
         log = [e for found in events.values() for e in found if e.run_id == run_id and e.pos is not None]
@@ -152,14 +160,20 @@ def check_log(runs, events):
         assert record.last_pos == len(log) + 2
         texts = [e.text for e in said[run_id][1:]]
         if record.status is RunStatus.COMPLETED:
-            assert [t for t in texts if not t.isdigit()] == expected_texts(run_id)
+            answers = [q.answer for q in questions.values() if q.run_id == run_id and q.status == "answered"]
+            assert [t for t in texts if t and not t.isdigit()] == expected_texts(run_id, answers)
+        elif record.error.code == "run.lost":
+            assert worker.is_attached(run_id)
+            assert record.attached
         else:
             assert (record.status, record.error.code, record.deaths) == (RunStatus.FAILED, "run.crash_loop", MAX_DEATHS)
 
 
-def expected_texts(run_id):
+def expected_texts(run_id, answers):
     texts = ["begin"]
     for n in range(worker.STEPS):
+        if n == 2 and worker.asks(run_id):
+            texts.append(f"got {answers[0]}")
         texts.append(f"step {n} gave {n * n}")
         if not (n == 1 and worker.changes_its_mind(run_id)):
             texts.append("done")

@@ -12,6 +12,7 @@ import traceback
 
 from sojourn.agents.function import agent
 from sojourn.content import Content
+from sojourn.errors import Conflict
 from sojourn.event import Event
 from sojourn.runner.runner import Runner
 from sojourn.store.database import DatabaseSessionService
@@ -36,13 +37,25 @@ def changes_its_mind(run_id):
     return int(run_id[1:]) % 4 == 0
 
 
+def asks(run_id):
+    """Whether a run asks a person in its middle."""
+    return int(run_id[1:]) % 3 == 1
+
+
+def is_attached(run_id):
+    """Whether a run is to end with its process."""
+    return int(run_id[1:]) % 7 == 3
+
+
 def make_agent(notes):
-    """An agent with steps, state, pieces and messages."""
+    """An agent with steps, state, pieces, messages and questions."""
 
     @agent
     async def worker(ctx):
         yield Content("model").with_text("begin")
         for n in range(STEPS):
+            if n == 2 and asks(ctx.run_id):
+                yield Content("model").with_text(f"got {await ctx.ask('q', 'which?')}")
             result = await ctx.step(f"{n}", lambda n=n: notes.write(effect=n, run=ctx.run_id, attempt=ctx.attempt) or n * n)
             ctx.state.increment("count")
             ctx.state.increment("user:count", 10)
@@ -62,19 +75,39 @@ async def execute(path, first_run, notes):
     runner = Runner(app_name=APP, agent=make_agent(notes), session_service=store, max_concurrency=4)
     await runner.__aenter__()
 
-    async def follow(run):
-        async for item in run.events():
+    async def follow(events, run=None):
+        async for item in events:
+            run = run or events.run
             if isinstance(item, Event):
                 notes.write(seen=item.id, run=run.id, pos=item.pos, text=item.text)
-        notes.write(ended=run.id)
+        if run.status.terminal:
+            notes.write(ended=run.id)
 
-    followers = set()
+    async def answer_all():
+        given = 0
+        while True:
+            for question in await runner.list_interrupts():
+                given += 1
+                value = f"{os.getpid()}/{given}"
+                try:
+                    await runner.answer(question.run_id, question.id, value, user_id=question.user_id)
+                except Conflict:
+                    continue
+                notes.write(answered=question.id, run=question.run_id, value=value)
+            await asyncio.sleep(0.01)
+
+    tasks = {asyncio.ensure_future(answer_all())}
     number = first_run
     while True:
         user, session = SESSIONS[number % len(SESSIONS)]
-        run = await runner.start(user, session, f"{number}", run_id=f"r{number}")
-        notes.write(started=run.id, user=user, session=session)
-        followers.add(asyncio.ensure_future(follow(run)))
+        run_id = f"r{number}"
+        if is_attached(run_id):
+            stream = runner.run(user, session, f"{number}", run_id=run_id)
+            tasks.add(asyncio.ensure_future(follow(stream)))
+        else:
+            run = await runner.start(user, session, f"{number}", run_id=run_id)
+            notes.write(started=run.id, user=user, session=session)
+            tasks.add(asyncio.ensure_future(follow(run.events(), run)))
         number += 1
         # Not more than can be done in the time a process has, or runs would pile up.
         await asyncio.sleep(0.02)

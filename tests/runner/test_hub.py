@@ -21,7 +21,7 @@ from sojourn.testing.builders import new_run
 from sojourn.testing.faults import FaultyStore
 from sojourn.testing.loop import SimLoop, for_seeds, simulate
 from sojourn.testing.suite import raises
-from tests.runner.support import APP, KEY, SESSION, USER, assert_at_rest, bug, idle, make_runner, outcome_of
+from tests.runner.support import APP, KEY, SESSION, USER, assert_at_rest, idle, make_runner, outcome_of
 
 
 @agent
@@ -126,7 +126,6 @@ async def impatient(ctx):
     await ctx.ask("q", "?", expires=60)
 
 
-@bug(61, "closing one Runner stops the timers and the watch of all Runners on its store")
 @for_seeds(5)
 async def test_closing_one_runner_does_not_stop_the_clocks_of_another():
     store = InMemorySessionService()
@@ -163,7 +162,7 @@ async def hanging(ctx):
 
 @pytest.mark.parametrize(
     "trouble",
-    [Unavailable("away"), pytest.param(RuntimeError("a bug in a driver"), marks=bug(62, "one unexpected error ends the watch for ever"))],
+    [Unavailable("away"), pytest.param(RuntimeError("a bug in a driver"))],
 )
 def test_the_watch_survives_its_troubles(trouble):
     @for_seeds(3)
@@ -182,7 +181,6 @@ def test_the_watch_survives_its_troubles(trouble):
     case()
 
 
-@bug(61, "closing one Runner stops the timers and the watch of all Runners on its store")
 @for_seeds(3)
 async def test_closing_one_runner_does_not_end_the_watch_of_another_that_was_entered():
     store = SharedStore()

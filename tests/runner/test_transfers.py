@@ -13,7 +13,7 @@ from sojourn.event import Event, EventActions
 from sojourn.run.config import RunConfig
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
-from tests.runner.support import SESSION, USER, bug, log_of, make_runner, outcome_of, said_in
+from tests.runner.support import SESSION, USER, log_of, make_runner, outcome_of, said_in
 
 
 def follower(name, **options):
@@ -293,7 +293,6 @@ async def test_a_refused_hand_over_may_be_handled_by_the_agent():
     assert all(e.actions.transfer_to_agent is None for e in await log_of(store))
 
 
-@bug(60, "an async policy allows everything: its coroutine is true")
 @for_seeds(3)
 async def test_a_policy_that_cannot_be_asked_allows_nothing():
     async def policy(ctx, source, target):

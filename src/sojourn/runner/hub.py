@@ -169,8 +169,9 @@ class Hub:
         while self._tasks:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
-                for task in set(self._tasks):
-                    task.cancel()
+                if not self._in_use():
+                    for task in set(self._tasks):
+                        task.cancel()
                 return
             await asyncio.wait(set(self._tasks), timeout=left)
 
@@ -196,11 +197,16 @@ class Hub:
     def leave(self) -> None:
         """A Runner was closed."""
         self._entered = max(0, self._entered - 1)
-        if not self._entered and not self.jobs:
-            self.stop_watching()
+        self.stop_watching()
+
+    def _in_use(self) -> bool:
+        """Whether a Runner that has not been closed may still need what runs here."""
+        return bool(self.jobs or self._entered or any(not d.closed for d in self.dispatchers))
 
     def stop_watching(self) -> None:
-        """Stops looking for changes, for questions that expire, and watching the loop."""
+        """If no Runner needs it any more: stops looking for changes, for questions that expire, and watching the loop."""
+        if self._in_use():
+            return
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
@@ -227,6 +233,9 @@ class Hub:
                     await self._act_on(change)
             except SojournError as error:
                 logger.warning("cannot look for changes by other processes: %s", error)
+            except Exception:
+                # Without the watch, nobody's cancel or answer from elsewhere would be noticed any more.
+                logger.exception("looking for changes by other processes failed; it goes on")
 
     async def _act_on(self, change: Change) -> None:
         job = self.jobs.get(change.run_uid)

@@ -164,7 +164,7 @@ class AttemptLog:
             event = given
             for hook in hooks:
                 try:
-                    replaced = await change(hook, ctx, event)
+                    replaced = await change(hook, ctx, event, gives=Event)
                 except AgentError:
                     if not self.closed:
                         raise

@@ -92,14 +92,22 @@ async def observe(hooks: tuple[Any, ...], *args: Any) -> None:
             logger.exception("plugin hook %s failed; the run goes on", getattr(hook, "__qualname__", hook))
 
 
-async def change(hook: Any, *args: Any) -> Any:
+async def change(hook: Any, *args: Any, gives: type[Any] = object) -> Any:
     """Calls a hook that may change what follows.
 
+    Args:
+        hook: The hook.
+        *args: What it is called with.
+        gives: What it may return besides None.
+
     Raises:
-        AgentError: `plugin.failed` if it raises anything but a coded error.
+        AgentError: `plugin.failed` if it raises anything but a coded error, or returns something else.
     """
     try:
-        return await hook(*args)
+        given = await hook(*args)
+        if given is not None and not isinstance(given, gives):
+            raise TypeError(f"it returned a {type(given).__name__}, not a {gives.__name__}")
+        return given
     except SojournError:
         raise
     except Exception as error:

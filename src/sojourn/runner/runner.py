@@ -237,7 +237,7 @@ class Runner:
                 return await self.answer(found[0].id, found[1], found[2], user_id=user_id)
         services = self._services
         for hook in services.plugins.on_user_message:
-            content = await change(hook, key, content) or content
+            content = await change(hook, key, content, gives=Content) or content
         config = services.merge(run_config)
         lineage = _lineage(key, attached)
         given = run_id is not None
@@ -506,8 +506,7 @@ class Runner:
         finally:
             if self._entered:
                 self.hub.leave()
-            if not self.hub.jobs:
-                self.hub.stop_watching()
+            self.hub.stop_watching()
             if self._services.owns_store:
                 await self.store.close()
 

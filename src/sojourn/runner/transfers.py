@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from sojourn.agents.base import Agent
@@ -58,7 +59,11 @@ def check(ctx: Context, name: str, boundary: Agent | None, done: int, bound: int
             retryable=False,
         )
     verdict = policy(ctx, agent, target) if policy is not None else None
-    if verdict is False or isinstance(verdict, str):
-        why = f": {verdict}" if verdict else ""
-        raise Forbidden(f"handing over from {agent.name!r} to {name!r} was denied{why}", code="transfer.denied")
-    return target
+    if verdict is None or verdict is True:
+        return target
+    if isinstance(verdict, Coroutine):
+        verdict.close()
+        verdict = "transfer_policy must be a plain function; it gave a coroutine"
+    # Whatever else it gives is no permission.
+    why = f": {verdict}" if verdict is not False else ""
+    raise Forbidden(f"handing over from {agent.name!r} to {name!r} was denied{why}", code="transfer.denied")
