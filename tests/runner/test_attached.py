@@ -27,22 +27,22 @@ from tests.runner.support import (
 )
 
 
-def endless():
-    """An agent that speaks and then hangs, and what became of it."""
+def endless(pause=1.0):
+    """An agent that speaks and then hangs, and what became of it; `pause` (seconds) is what it takes its time with."""
     ends = []
 
     @agent
     async def helper(ctx):
         try:
             yield "one "
-            await asyncio.sleep(1)
+            await asyncio.sleep(pause)
             yield Content("model").with_text("two ")
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             ends.append("cancelled")
             raise
         finally:
-            await asyncio.sleep(1)
+            await asyncio.sleep(pause)
             ends.append("cleaned")
 
     return helper, ends
@@ -221,6 +221,20 @@ async def test_leaving_a_queued_attached_run_ends_it_before_it_starts():
     assert {r.status for r in (await runner.list_runs()).items} == {RunStatus.CANCELLED}
     await idle()
     assert_at_rest(runner)
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_another_thread_drops_is_left_all_the_same():
+    """The garbage collector runs in whatever thread it likes."""
+    helper, ends = endless(pause=0)
+    runner = make_runner(helper)
+    streams = [runner.run(USER, SESSION, "hi")]
+    await anext(streams[0])
+    await asyncio.to_thread(streams.clear)
+    run = (await runner.list_runs()).items[0]
+    async with asyncio.timeout(20):
+        assert await outcome_of(await runner.follow(run.id)) == "run.cancelled"
+    assert ends == ["cancelled", "cleaned"]
 
 
 # -- what does not cancel -----------------------------------------------------------------------------------------------

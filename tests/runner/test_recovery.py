@@ -15,6 +15,7 @@ from sojourn.event import Event, Partial
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.run.store import MAX_DEATHS
+from sojourn.runner.runner import Runner
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.faults import FaultyStore, hold
 from sojourn.testing.loop import SimLoop, SimPlatform, for_seeds
@@ -425,7 +426,30 @@ async def test_a_zombie_is_fenced_and_tells_its_readers():
 
 
 @for_seeds(5)
-async def test_a_process_takes_up_only_runs_of_its_app_and_each_once():
+async def test_runs_of_other_apps_are_left_to_theirs():
+    store = InMemorySessionService()
+    ran = []
+
+    @agent
+    async def helper(ctx):
+        ran.append((ctx.app_name, ctx.attempt))
+        await asyncio.Event().wait()
+
+    async with process(helper, store) as first:
+        other = Runner(app_name="other", agent=helper, session_service=first.store)
+        await other.start(USER, SESSION, "go")
+        await first.runner.start(USER, SESSION, "go")
+        await idle()
+        first.die()
+        async with process(helper, store, enter=True) as second:
+            await idle()
+            assert sorted(ran) == [(APP, 1), (APP, 2), ("other", 1)]
+            second.die()
+        other.dispatcher.closed = True
+
+
+@for_seeds(5)
+async def test_a_process_takes_up_each_run_once():
     store = InMemorySessionService()
     ran = []
 
