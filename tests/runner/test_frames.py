@@ -6,9 +6,9 @@ import pytest
 
 from sojourn.agents.function import agent
 from sojourn.agents.workflow import ParallelAgent
-from sojourn.content import Content
+from sojourn.content import Content, Part
 from sojourn.errors import NotFound, Unavailable
-from sojourn.event import Partial
+from sojourn.event import Event, Partial
 from sojourn.run.config import RunConfig, StreamingMode
 from sojourn.run.live import KEPT_FRAMES
 from sojourn.run.status import RunStatus
@@ -181,9 +181,6 @@ async def test_partials_say_which_message_they_build_and_where():
 
 @for_seeds(5)
 async def test_thoughts_are_partials_but_no_text():
-    from sojourn.content import Part
-    from sojourn.event import Event
-
     @agent
     async def thinker(ctx):
         yield Event(partial=True, content=Content("model", (Part(text="hm", thought=True),)))
@@ -223,6 +220,30 @@ async def test_a_slow_reader_is_never_cut_and_misses_no_frame():
     assert [i.pos for i in items if not isinstance(i, Partial)] == list(range(1, 2 * messages + 3))
     screen = "".join(i.event.delta if hasattr(i, "kind") and i.event else getattr(i, "delta", "") for i in items)
     assert screen == "".join(f"{n} {n}! " for n in range(messages))
+
+
+@for_seeds(3)
+async def test_a_reader_that_falls_behind_in_the_middle_of_a_message_gets_the_rest_of_it():
+    go_on = asyncio.Event()
+
+    @agent
+    async def thinker(ctx):
+        yield Event(partial=True, content=Content("model", (Part(text="hmm", thought=True),)))
+        yield "ab"
+        await go_on.wait()
+        yield "cd"
+        for n in range(KEPT_FRAMES * 2):
+            yield Content("model").with_text(f" {n}")
+
+    run = await make_runner(thinker).start(USER, SESSION, "hi")
+    frames = run.frames()
+    items = [await anext(frames) for _ in range(3)]
+    assert [getattr(i, "delta", None) for i in items] == [None, "hmm", "ab"]
+    go_on.set()
+    await run.wait()
+    items += [i async for i in frames]
+    event = next(i.event for i in items if getattr(i, "event", None))
+    assert (event.text, event.delta) == ("abcd", "cd")
 
 
 @for_seeds(3)
