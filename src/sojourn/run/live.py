@@ -46,8 +46,8 @@ class OpenMessage:
     def content(self) -> Content:
         """The message as content: neighbouring pieces of one kind make one part."""
         pieces = self.pieces
-        if len(pieces) == 1:
-            return Content("model", (Part(text=pieces[0][0], thought=pieces[0][1]),))
+        if len(pieces) == 1 and not pieces[0][1]:
+            return Content.of(pieces[0][0], "model")
         parts: list[Part] = []
         run: list[str] = []
         kind = False

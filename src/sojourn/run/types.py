@@ -96,8 +96,7 @@ class RunRecord:
     def evolve(self, **changes: Any) -> RunRecord:
         """A copy with other values of some fields; `dataclasses.replace` without its cost, which every run would pay."""
         copy = object.__new__(RunRecord)
-        copy.__dict__.update(self.__dict__)
-        copy.__dict__.update(changes)
+        _set(copy, "__dict__", {**self.__dict__, **changes})
         return copy
 
     def snapshot(self) -> RunRecord:
@@ -111,6 +110,9 @@ class RunRecord:
             usage=clone(self.usage),
             custom_metadata=clone(self.custom_metadata),
         )
+
+
+_set = object.__setattr__
 
 
 @dataclass(slots=True, frozen=True)

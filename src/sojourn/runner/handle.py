@@ -12,7 +12,7 @@ from sojourn.errors import InvalidInput, RunWaiting, SojournError
 from sojourn.event import Event, Partial
 from sojourn.run.live import LiveRun
 from sojourn.run.status import RunStatus
-from sojourn.run.types import Interrupt, RunRecord
+from sojourn.run.types import Frame, Interrupt, RunRecord
 from sojourn.runner import spill
 from sojourn.runner.answers import answers
 from sojourn.runner.readers import FrameReader
@@ -238,17 +238,28 @@ class EventReader(AsyncIterator[Event | Partial]):
     def __aiter__(self) -> Self:
         return self
 
+    def take(self) -> Event | Partial | None:
+        """What there is to read without waiting, if anything."""
+        take = self._frames.take
+        while (item := take()) is not None:
+            if (said := self._said(item)) is not None:
+                return said
+        return None
+
     async def __anext__(self) -> Event | Partial:
-        frames = self._frames
         while True:
-            item = frames.take() or await frames.__anext__()
-            if isinstance(item, Partial):
-                return item
-            if item.event is not None:
-                if not item.event.superseded:
-                    return item.event
-            elif item.error is not None:
-                raise self._run.raised(item.error.to_exception())
+            if (said := self.take() or self._said(await self._frames.__anext__())) is not None:
+                return said
+
+    def _said(self, item: Frame | Partial) -> Event | Partial | None:
+        if isinstance(item, Partial):
+            return item
+        event = item.event
+        if event is not None:
+            return None if event.superseded else event
+        if item.error is not None:
+            raise self._run.raised(item.error.to_exception())
+        return None
 
 
 class EventStream(AsyncIterator[Event | Partial]):
@@ -283,7 +294,7 @@ class EventStream(AsyncIterator[Event | Partial]):
             self._run = run = await self._start()
             self._items = run.events(run.start_pos)
         try:
-            return await self._items.__anext__()
+            return self._items.take() or await self._items.__anext__()
         except StopAsyncIteration:
             self._over = True
             raise

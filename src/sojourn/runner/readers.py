@@ -74,7 +74,9 @@ class FrameReader:
             live = self._live
             if live is None:
                 await self._read_store()
-            elif not await self._read_live(live):
+            elif self.pos + 1 < live.first_pos:
+                await self._catch_up(live)
+            elif not self._read_live(live):
                 if live.ended:
                     self._end(live)
                 else:
@@ -89,12 +91,8 @@ class FrameReader:
 
     # -- a run that this process executes ---------------------------------------------------------------------------
 
-    async def _read_live(self, live: LiveRun) -> bool:
+    def _read_live(self, live: LiveRun) -> bool:
         """Takes over what is new; returns whether there was anything."""
-        if self.pos + 1 < live.first_pos:
-            await self._catch_up(live)
-            if self.pos + 1 < live.first_pos:
-                return True
         ready = self._ready
         start = self.pos + 1 - live.first_pos
         if 0 <= start < len(live.frames):

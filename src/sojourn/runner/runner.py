@@ -242,7 +242,16 @@ class Runner:
         lineage = _lineage(key, attached)
         given = run_id is not None
         run_id = check_id(run_id, "run_id") if run_id is not None else platform.new_id()
-        event = Event(id=platform.new_id(), run_id=run_id, author=USER, timestamp=platform.now(), content=content, ordinal=0)
+        event = Event.unchecked(
+            {
+                "id": platform.new_id(),
+                "run_id": run_id,
+                "author": USER,
+                "timestamp": platform.now(),
+                "content": content,
+                "ordinal": 0,
+            }
+        )
         large = spill.is_large(event, config.max_event_bytes)
         if given and (large or config.when_busy == "replace") and (known := await self._known(key, run_id, content)):
             return known

@@ -7,7 +7,7 @@ from typing import Any
 
 from sojourn import jsonvalue, platform
 from sojourn.agents.context import Context
-from sojourn.content import Content, Part
+from sojourn.content import Content
 from sojourn.errors import AgentError, LimitExceeded, SojournError
 from sojourn.event import USER, Event, EventActions
 from sojourn.run.live import LiveRun, OpenMessage
@@ -129,7 +129,7 @@ class Speech:
             AgentError: `agent.bad_yield` if it is not a JSON value.
         """
         if isinstance(value, str):
-            return (self.event(ctx, content=Content("model", (Part(text=str(value)),))), None) if value else None
+            return (self.event(ctx, content=Content.of(str(value), "model")), None) if value else None
         if isinstance(value, Content | Event):
             return self.said(ctx, value)
         try:
@@ -147,17 +147,18 @@ class Speech:
         branch = ctx.branch
         ordinal = self.ordinals.get(branch, 1)
         self.ordinals[branch] = ordinal + 1
-        if "author" not in fields:
-            fields["author"] = ctx.agent.name
-        event = Event(
-            id=id or platform.new_id(),
-            run_id=self._run_id,
-            timestamp=platform.now(),
-            branch=branch,
-            ordinal=ordinal,
-            attempt=self._attempt,
-            actions=self._actions(ctx, actions, own_actions) if not fields.get("interrupted") else self._kept(ctx),
-            **fields,
+        event = Event.unchecked(
+            {
+                "id": id or platform.new_id(),
+                "run_id": self._run_id,
+                "author": ctx.agent.name,
+                "timestamp": platform.now(),
+                "branch": branch,
+                "ordinal": ordinal,
+                "attempt": self._attempt,
+                "actions": self._actions(ctx, actions, own_actions) if not fields.get("interrupted") else self._kept(ctx),
+                **fields,
+            }
         )
         if not event.interrupted and (event.output is not None or event.content is not None):
             ctx._output = event.output if event.output is not None else event.text or None

@@ -8,7 +8,7 @@ from typing import Any
 
 from sojourn import jsonvalue, platform
 from sojourn.event import Event
-from sojourn.jsonvalue import Nothing
+from sojourn.jsonvalue import Nothing, clone
 from sojourn.run.status import Move
 from sojourn.run.types import Interrupt, RunRecord, Step
 from sojourn.session.types import Session, SessionKey
@@ -42,17 +42,19 @@ class StoredSession(SessionLog):
     def view(self, state: dict[str, Any], events: tuple[Event, ...] = ()) -> Session:
         """The session as a value."""
         app, user, id_ = self.key
-        return Session(
-            app_name=app,
-            user_id=user,
-            id=id_,
-            uid=self.uid,
-            state=state,
-            events=events,
-            event_count=len(self.events),
-            active_agent=self.active_agent,
-            created_at=self.created_at,
-            updated_at=self.updated_at,
+        return Session.unchecked(
+            {
+                "app_name": app,
+                "user_id": user,
+                "id": id_,
+                "uid": self.uid,
+                "state": clone(state),
+                "events": events,
+                "event_count": len(self.events),
+                "active_agent": self.active_agent,
+                "created_at": self.created_at,
+                "updated_at": self.updated_at,
+            }
         )
 
 

@@ -141,17 +141,19 @@ SESSION = "sid, uid, app_name, user_id, id, active_agent, event_count, created_a
 def session_of(row: Row, state: dict[str, Any], events: tuple[Event, ...] = ()) -> Session:
     """A session from its columns `SESSION`."""
     _, uid, app_name, user_id, id_, active_agent, event_count, created_at, updated_at = row
-    return Session(
-        app_name=app_name,
-        user_id=user_id,
-        id=id_,
-        uid=uid,
-        state=state,
-        events=events,
-        event_count=event_count,
-        active_agent=active_agent,
-        created_at=created_at,
-        updated_at=updated_at,
+    return Session.unchecked(
+        {
+            "app_name": app_name,
+            "user_id": user_id,
+            "id": id_,
+            "uid": uid,
+            "state": state,
+            "events": events,
+            "event_count": event_count,
+            "active_agent": active_agent,
+            "created_at": created_at,
+            "updated_at": updated_at,
+        }
     )
 
 
