@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field
@@ -88,6 +89,9 @@ USER = "user"
 ASK_CALL = "adk_request_input"
 """The function call by which a question to a person stands in the log; google-adk's clients know it."""
 
+CONFIRM_CALL = "adk_request_confirmation"
+"""The same for the question whether a function may be called."""
+
 
 class Event(Value):
     """One immutable fact in a session.
@@ -116,7 +120,9 @@ class Event(Value):
         pos: Number of its frame in the run; None for what the user said.
         ordinal: Number in (run, branch); with these two its identity.
         attempt: The attempt of the run that wrote it.
-        supersedes: All frames of the run from this `pos` on, up to this event, no longer count: a new attempt took another way.
+        supersedes: A new attempt took another way: what earlier attempts of the run wrote in this event's branch and in
+            branches inside of it, from the frame with this `pos` on, no longer counts. What stands in other branches
+            does, and so does what the new attempt wrote.
         superseded: The event no longer counts; it stays in the log, out of history and result.
     """
 
@@ -257,26 +263,52 @@ def _copy_part(part: Part) -> Part:
     return part
 
 
+@dataclass(slots=True, frozen=True)
+class CallDelta:
+    """A piece of a function call that a message is to hold.
+
+    Attributes:
+        id: The id of the call.
+        name: The function.
+        args: The next characters of its arguments, as JSON text.
+    """
+
+    id: str
+    name: str
+    args: str
+
+
 class Partial:
     """A piece of a message that is still being written: unnumbered, never stored, superseded by its final event.
 
     Attributes:
         id: The id of the event that will seal the message.
         offset: How many characters of the message, thoughts included, come before this piece.
-        delta: The piece.
+        delta: The piece; empty for one of a function call.
         thought: Whether the piece is reasoning.
+        call: The piece of a function call, if it is one.
         author: The agent that writes.
         branch: As on the event.
         run_id: The run.
     """
 
-    __slots__ = ("author", "branch", "delta", "id", "offset", "run_id", "thought")
+    __slots__ = ("author", "branch", "call", "delta", "id", "offset", "run_id", "thought")
 
     partial = True
     pos = None
     seq = None
 
-    def __init__(self, id: str, run_id: str, author: str, branch: str | None, offset: int, delta: str, thought: bool) -> None:
+    def __init__(
+        self,
+        id: str,
+        run_id: str,
+        author: str,
+        branch: str | None,
+        offset: int,
+        delta: str,
+        thought: bool,
+        call: CallDelta | None = None,
+    ) -> None:
         self.id = id
         self.run_id = run_id
         self.author = author
@@ -284,6 +316,7 @@ class Partial:
         self.offset = offset
         self.delta = delta
         self.thought = thought
+        self.call = call
 
     @property
     def text(self) -> str:
@@ -318,9 +351,20 @@ class Partial:
         return []
 
     def to_event(self) -> Event:
-        """This piece as a partial event, the form ADK's wire gives it."""
-        content = Content("model", (Part(text=self.delta, thought=self.thought),))
-        return Event(id=self.id, run_id=self.run_id, author=self.author, branch=self.branch, content=content, partial=True)
+        """This piece as a partial event, the form ADK's wire gives it; arguments are under `args_delta` in its metadata."""
+        if self.call is None:
+            part, metadata = Part(text=self.delta, thought=self.thought), None
+        else:
+            part, metadata = Part.from_function_call(self.call.name, id=self.call.id), {"args_delta": self.call.args}
+        return Event(
+            id=self.id,
+            run_id=self.run_id,
+            author=self.author,
+            branch=self.branch,
+            content=Content("model", (part,)),
+            custom_metadata=metadata,
+            partial=True,
+        )
 
     def __repr__(self) -> str:
         return f"Partial(id={self.id!r}, offset={self.offset}, delta={self.delta!r})"

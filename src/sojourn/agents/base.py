@@ -7,13 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 from sojourn.content import Content
 from sojourn.errors import InvalidInput
-from sojourn.event import USER, Event
+from sojourn.event import USER, CallDelta, Event
 from sojourn.ids import check_id
 
 if TYPE_CHECKING:
     from sojourn.agents.context import Context
 
-Yielded = str | Content | Event
+
+class Whole:
+    """An event that is the whole of the message whose pieces came before it, and takes their place.
+
+    Without it, an event ends the message that is being written, which becomes an event of its own.
+
+    Args:
+        event: Its content; a text that does not begin with the pieces leaves on the screens what is there.
+    """
+
+    __slots__ = ("event",)
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+
+Yielded = str | Content | Event | Whole | CallDelta
 """What an agent may yield."""
 
 AgentCallback = Callable[["Context"], "Content | str | None | Awaitable[Content | str | None]"]
@@ -28,9 +44,10 @@ class Agent:
         name: Its name, unique among the agents of an app, and not `user`.
         description: What it is good for; other agents choose by it whom to hand over to.
         sub_agents: Agents it may hand over to. Each belongs to one parent.
-        before_agent: Callbacks before it runs, in order; the first that returns something ends the chain and the agent
-            does not run.
-        after_agent: Callbacks after it ran, in order; the first that returns something ends the chain.
+        before_agent: Callbacks before it runs, in order; the first that returns something, or hands over, ends the chain and
+            the agent does not run.
+        after_agent: Callbacks after it ran, or after a `before_agent` took its place, in order; the first that returns
+            something ends the chain. They are not called if it failed, was stopped or asks a person.
         disallow_transfer_to_parent: It may not hand back to its parent.
         disallow_transfer_to_peers: It may not hand over to its parent's other agents.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
-from sojourn import jsonvalue
+from sojourn.agents.question import Question
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, Unsupported
 from sojourn.event import Event, EventActions
@@ -46,14 +45,16 @@ class Attempt(Protocol):
         """Refuses a hand-over that may not be: unknown, not allowed, too many, or denied by policy."""
         ...
 
-    async def step(self, ctx: Context, key: str, fn: Callable[[], Any]) -> Any:
+    def reachable(self, ctx: Context) -> list[Agent]:
+        """The agents that the context's agent may hand over to."""
+        ...
+
+    async def step(self, ctx: Context, key: str, fn: Callable[[], Any], *, with_next_event: bool) -> Any:
         """Does a side effect once and journals its result."""
         ...
 
-    async def ask(
-        self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None
-    ) -> Any:
-        """Returns a person's answer, or unwinds the agent until there is one."""
+    async def ask(self, ctx: Context, questions: Sequence[Question]) -> list[Any]:
+        """Returns people's answers, or unwinds the agent until there are all."""
         ...
 
     async def history(self, ctx: Context, limit: int | None) -> list[Event]:
@@ -245,6 +246,10 @@ class Context:
         """Whether the run is ending."""
         return self._attempt.ended
 
+    def reachable_agents(self) -> list[Agent]:
+        """The agents that `transfer_to` may name here, but for what the Runner's policy refuses."""
+        return self._attempt.reachable(self)
+
     @property
     def escalated(self) -> bool:
         """Whether this agent, or one it ran, has escalated."""
@@ -277,10 +282,10 @@ class Context:
         return await self._attempt.history(self, None if wanted == "all" else int(wanted))
 
     @overload
-    async def step(self, key: str, fn: Callable[[], Awaitable[T]]) -> T: ...
+    async def step(self, key: str, fn: Callable[[], Awaitable[T]], *, with_next_event: bool = False) -> T: ...
     @overload
-    async def step(self, key: str, fn: Callable[[], T]) -> T: ...
-    async def step(self, key: str, fn: Callable[[], Any]) -> Any:
+    async def step(self, key: str, fn: Callable[[], T], *, with_next_event: bool = False) -> T: ...
+    async def step(self, key: str, fn: Callable[[], Any], *, with_next_event: bool = False) -> Any:
         """Does a side effect once: a later attempt of the run gets the recorded result and does not do it again.
 
         A step that was under way when the process died is done again: give what it calls `ctx.step_id(key)` as an
@@ -289,6 +294,8 @@ class Context:
         Args:
             key: Names the step; unique within the agent's run.
             fn: Called without arguments, on the event loop; if it gives an awaitable, that is awaited.
+            with_next_event: The result is stored together with the next event of the run, not before: for a step whose
+                result is that event, and which may be done again if the process dies in between.
 
         Returns:
             The result, as JSON gives it back (tuples are lists).
@@ -297,7 +304,7 @@ class Context:
             Conflict: `step.duplicate_key`.
             InvalidInput: `json.invalid` if the result is not a JSON value.
         """
-        return await self._attempt.step(self, key, fn)
+        return await self._attempt.step(self, key, fn, with_next_event=with_next_event)
 
     def step_id(self, key: str) -> str:
         """The idempotency key of a step: the same in every attempt of the run, different for every other step."""
@@ -324,9 +331,15 @@ class Context:
         elif schema is not None:
             adapter = TypeAdapter(schema)
             shape = adapter.json_schema()
-        digest = hashlib.sha256(jsonvalue.canonical([prompt, shape]).encode()).hexdigest()
-        answer = await self._attempt.ask(self, key, digest, prompt, shape, expires)
+        [answer] = await self.ask_all([Question(key, prompt, shape, expires)])
         return adapter.validate_python(answer) if adapter is not None else answer
+
+    async def ask_all(self, questions: Sequence[Question]) -> list[Any]:
+        """Asks several questions at once and returns the answers, in the same order; see `ask`.
+
+        The run waits until all of them are answered. They are stored as one event.
+        """
+        return await self._attempt.ask(self, questions)
 
     def run_agent(self, agent: Agent, *, branch: str | None = None) -> Awaitable[Any]:
         """Runs another agent inside of this one, to its end; what it says becomes events of its own.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
 from sojourn.content import Content, Part
 from sojourn.errors import SojournError
-from sojourn.event import Event
+from sojourn.event import CallDelta, Event
 from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, RunRecord
 
@@ -19,12 +23,23 @@ PIECE_OVERHEAD = 64
 """Bytes that a piece takes besides its characters."""
 
 
+class CallName(NamedTuple):
+    """Which function call a piece of arguments belongs to."""
+
+    id: str
+    name: str
+
+
+Piece = tuple[str, bool | CallName]
+
+
 class OpenMessage:
     """A message that an agent is writing.
 
     Attributes:
         id: The id of the event that will seal it.
-        pieces: What was written so far, as (text, thought).
+        pieces: What was written so far, as (text, kind): the kind is whether it is a thought, or the function call whose
+            arguments the text is a piece of.
         size: What it takes: the characters of all pieces, and `PIECE_OVERHEAD` for each.
     """
 
@@ -35,7 +50,7 @@ class OpenMessage:
         self.run_id = run_id
         self.author = author
         self.branch = branch
-        self.pieces: list[tuple[str, bool]] = []
+        self.pieces: list[Piece] = []
         self.size = 0
 
     def add(self, text: str, thought: bool = False) -> None:
@@ -43,23 +58,26 @@ class OpenMessage:
         self.pieces.append((text, thought))
         self.size += len(text) + PIECE_OVERHEAD
 
+    def add_call(self, piece: CallDelta) -> None:
+        """Appends a piece of a function call's arguments."""
+        self.pieces.append((piece.args, CallName(piece.id, piece.name)))
+        self.size += len(piece.args) + PIECE_OVERHEAD
+
     def content(self) -> Content:
-        """The message as content: neighbouring pieces of one kind make one part."""
+        """The message as content: neighbouring pieces of one kind make one part.
+
+        Function calls are left out: nobody carries out a call of a message that was cut off.
+        """
         pieces = self.pieces
         if len(pieces) == 1 and not pieces[0][1]:
             return Content.of(pieces[0][0], "model")
-        parts: list[Part] = []
-        run: list[str] = []
-        kind = False
-        for text, thought in pieces:
-            if thought is not kind and run:
-                parts.append(Part(text="".join(run), thought=kind))
-                run = []
-            kind = thought
-            run.append(text)
-        if run:
-            parts.append(Part(text="".join(run), thought=kind))
+        parts = [Part(text=text, thought=kind) for text, kind in joined(pieces) if isinstance(kind, bool)]
         return Content("model", tuple(parts))
+
+
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbouring pieces of one kind as one."""
+    return [("".join(text for text, _ in group), kind) for kind, group in groupby(pieces, key=itemgetter(1))]
 
 
 class LiveRun:

@@ -136,6 +136,9 @@ class Step:
     finished_at: float = 0.0
 
 
+InterruptKind = Literal["input", "confirm", "result"]
+
+
 @dataclass(slots=True, frozen=True)
 class Interrupt:
     """A question to a person that a run waits for.
@@ -146,6 +149,9 @@ class Interrupt:
         digest: Hash of prompt and schema: another question under the same key is another interrupt.
         prompt: What to show; any JSON value.
         schema: JSON schema of the answer; None for any JSON value.
+        kind: What is asked for: `input` (any value), `confirm` (leave to call a function), `result` (what a function call
+            gives that somebody else carries out).
+        call_id: The id of the function call that waits for the answer, if one does.
         status: `open`, `answered`, `expired`, or `dropped` (asked differently since, or the run has ended).
         expires_at: Seconds since the epoch; None for never.
     """
@@ -164,6 +170,8 @@ class Interrupt:
     app_name: str = ""
     user_id: str = ""
     session_id: str = ""
+    kind: InterruptKind = "input"
+    call_id: str | None = None
 
 
 FrameKind = Literal["run.started", "event", "interrupt", "run.completed", "run.failed", "run.cancelled"]

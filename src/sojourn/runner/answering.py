@@ -7,7 +7,7 @@ from typing import Any
 from sojourn import jsonvalue, platform
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, NotFound
-from sojourn.event import ASK_CALL, USER, Event
+from sojourn.event import ASK_CALL, CONFIRM_CALL, USER, Event
 from sojourn.run.store import Answered, Store
 from sojourn.run.types import Interrupt, RunRecord
 from sojourn.session.types import SessionKey
@@ -34,12 +34,13 @@ async def give_answer(store: Store, record: RunRecord, interrupt_id: str, value:
         known = ", ".join(i.id for i in asked if i.status == "open") or "none"
         raise NotFound(f"run {record.id!r} has no interrupt {interrupt_id!r}; open ones: {known}", code="interrupt.not_found")
     check_answer(interrupt, value)
+    call = CONFIRM_CALL if interrupt.kind == "confirm" else ASK_CALL
     event = Event(
         id=platform.new_id(),
         run_id=record.id,
         author=USER,
         timestamp=platform.now(),
-        content=Content("user", (Part.from_function_response(ASK_CALL, {"result": value}, id=interrupt_id),)),
+        content=Content("user", (Part.from_function_response(call, {"result": value}, id=interrupt_id),)),
     )
     return await store.answer(record.uid, interrupt_id, value, event)
 

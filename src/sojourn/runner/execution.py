@@ -10,12 +10,13 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from sojourn import jsonvalue
-from sojourn.agents.base import Agent, AgentCallback
+from sojourn.agents.base import Agent, AgentCallback, Whole
 from sojourn.agents.context import Context, not_configured
 from sojourn.agents.control import RunPaused
 from sojourn.agents.current import CurrentRun, Lineage, set_current_run
+from sojourn.agents.question import Question
 from sojourn.agents.threads import track_calls
-from sojourn.content import Content, Part
+from sojourn.content import Content
 from sojourn.errors import (
     AgentError,
     Fenced,
@@ -26,7 +27,7 @@ from sojourn.errors import (
     TimedOut,
     Unavailable,
 )
-from sojourn.event import ASK_CALL, Event
+from sojourn.event import CallDelta, Event
 from sojourn.run.config import RunConfig
 from sojourn.run.live import PIECE_OVERHEAD, LiveRun
 from sojourn.run.status import Move, RunStatus
@@ -339,6 +340,8 @@ class Execution:
         speech = self._speech
         if isinstance(item, str):
             speech.add(ctx, str(item))
+        elif isinstance(item, CallDelta):
+            speech.add(ctx, item)
         elif isinstance(item, Event) and item.partial:
             for part in item.content.parts if item.content else ():
                 speech.add(ctx, part.text or "", thought=part.thought)
@@ -348,6 +351,8 @@ class Execution:
             events = [speech.seal(ctx, own_actions=False)] if ctx._message is not None else []
             events.append(speech.said(ctx, item))
             await self._commit(ctx, events)
+        elif isinstance(item, Whole):
+            await self._commit(ctx, [speech.whole(ctx, item.event)])
         else:
             raise AgentError(
                 f"agent {ctx.agent_name!r} yielded {shown(item)}; yield str, Content or Event, or return a value from an "
@@ -510,25 +515,28 @@ class Execution:
         """See `Context.transfer_to`."""
         transfers.check(ctx, name, ctx._boundary, self._transfers, self.config.max_transfers, self.services.transfer_policy)
 
-    async def step(self, ctx: Context, key: str, fn: Callable[[], Any]) -> Any:
-        """See `Context.step`."""
-        return await self._journal.step(ctx, key, fn, self._record_steps)
+    def reachable(self, ctx: Context) -> list[Agent]:
+        """See `Context.reachable_agents`."""
+        return transfers.reachable(ctx.agent, ctx._boundary)
 
-    async def ask(
-        self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None
-    ) -> Any:
-        """See `Context.ask`."""
-        prompt = jsonvalue.copy(prompt, where="prompt")
-        interrupt, new = self._journal.question(ctx, key, digest, prompt, schema, expires)
+    async def step(self, ctx: Context, key: str, fn: Callable[[], Any], *, with_next_event: bool) -> Any:
+        """See `Context.step`."""
+        return await self._journal.step(ctx, key, fn, self._log.keep_steps if with_next_event else self._record_steps)
+
+    async def ask(self, ctx: Context, questions: Sequence[Question]) -> list[Any]:
+        """See `Context.ask_all`."""
+        asked = [self._journal.question(ctx, question) for question in questions]
         # A known question is said again: the store recognises it, or puts it where this attempt says it.
-        args = {"key": key, "message": prompt, **({"response_schema": schema} if schema is not None else {})}
-        content = Content("model", (Part.from_function_call(ASK_CALL, args, id=interrupt.id),))
+        ids = tuple(interrupt.id for interrupt, _ in asked)
+        content = Content("model", tuple(q.to_part(id_) for q, id_ in zip(questions, ids, strict=True)))
         events = [self._speech.seal(ctx, own_actions=False)] if ctx._message is not None else []
-        events.append((self._speech.event(ctx, content=content, long_running_tool_ids=(interrupt.id,)), None))
-        await self._commit(ctx, events, [interrupt] if new else [])
-        if interrupt.status == "answered":
+        events.append((self._speech.event(ctx, content=content, long_running_tool_ids=ids), None))
+        await self._commit(ctx, events, [interrupt for interrupt, new in asked if new])
+        answered = [interrupt for interrupt, _ in asked if interrupt.status == "answered"]
+        for interrupt in answered:
             self._log.open_calls.pop(interrupt.id, None)
-            return jsonvalue.copy(interrupt.answer)
+        if len(answered) == len(asked):
+            return [jsonvalue.copy(interrupt.answer) for interrupt in answered]
         self._paused = ctx._paused = True
         raise RunPaused
 
@@ -538,7 +546,8 @@ class Execution:
         found = await self.store.history(self.record.key, limit)
         waiting: set[str] = set()
         if any(e.long_running_tool_ids for e in (*found.pinned, *found.events)):
-            waiting = {i.id for i in await self.store.list_interrupts(app, user_id=user, session_id=session)}
+            for interrupt in await self.store.list_interrupts(app, user_id=user, session_id=session):
+                waiting.update((interrupt.id, interrupt.call_id or interrupt.id))
         seen = history.visible_to(ctx.branch)
 
         def keep(event: Event) -> bool:

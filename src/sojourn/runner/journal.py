@@ -8,6 +8,7 @@ from typing import Any
 
 from sojourn import jsonvalue, platform
 from sojourn.agents.context import Context
+from sojourn.agents.question import Question
 from sojourn.errors import Conflict, SojournError
 from sojourn.run.store import Begun
 from sojourn.run.types import Interrupt, RunError, Step
@@ -78,15 +79,14 @@ class Journal:
             error = None
         return jsonvalue.copy(result)
 
-    def question(
-        self, ctx: Context, key: str, digest: str, prompt: Any, schema: dict[str, Any] | None, expires: float | None
-    ) -> tuple[Interrupt, bool]:
+    def question(self, ctx: Context, question: Question) -> tuple[Interrupt, bool]:
         """The interrupt of a question, and whether it is asked for the first time; see `Context.ask`.
 
         Raises:
             Conflict: `interrupt.duplicate_key`.
+            InvalidInput: `json.invalid` if prompt or schema are not JSON values.
         """
-        path = ctx.path(key)
+        path, digest = ctx.path(question.key), question.digest()
         if path in self._asked:
             raise Conflict(
                 f"question {path!r} was asked before in this attempt; give each question of an agent a key of its own",
@@ -101,9 +101,11 @@ class Journal:
             id=platform.new_id(),
             key=path,
             digest=digest,
-            prompt=prompt,
-            schema=schema,
+            prompt=jsonvalue.copy(question.prompt, where="prompt"),
+            schema=jsonvalue.copy(question.schema, where="schema"),
             created_at=now,
-            expires_at=None if expires is None else now + expires,
+            expires_at=None if question.expires is None else now + question.expires,
+            kind=question.kind,
+            call_id=None if question.call is None else question.call.id,
         )
         return asked, True

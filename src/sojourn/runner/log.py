@@ -53,12 +53,17 @@ class AttemptLog:
         self.tail: list[Said] = []
         self.open_calls: dict[str, str] = {}
         self.closed = False
+        self._kept_steps: list[Step] = []
         self._services = services
         self._store = services.store
         self._live = live
         self._session = session
         self._max_bytes = config.max_event_bytes
         self._fence = Fence(record.uid, record.attempt)
+
+    async def keep_steps(self, ctx: Context, steps: Sequence[Step]) -> None:
+        """Takes steps that are stored with the next append, whatever that is."""
+        self._kept_steps.extend(steps)
 
     async def commit(
         self,
@@ -87,11 +92,13 @@ class AttemptLog:
             raise asyncio.CancelledError
         pending = [*self.tail, *events]
         self.tail.clear()
+        kept, self._kept_steps = self._kept_steps, []
         try:
             prepared = await self._prepare(ctx, pending)
-            batch = Batch([e for e, _ in prepared], list(steps), list(interrupts), agent=agent)
+            batch = Batch([e for e, _ in prepared], [*kept, *steps], list(interrupts), agent=agent)
             appended, cancelled = await self._append(batch)
         except BaseException:
+            self._kept_steps[:0] = kept
             # Messages that readers have seen pieces of go with the attempt's last append instead.
             self.tail[:0] = [said for said in pending if said[1] is not None]
             raise
@@ -118,6 +125,7 @@ class AttemptLog:
         """
         self.closed = True
         events, self.tail = self.tail, []
+        steps, self._kept_steps = self._kept_steps, []
         refused: SojournError | None = None
         for _ in range(_CLOSING_TRIES):
             try:
@@ -125,7 +133,7 @@ class AttemptLog:
             except SojournError as error:
                 events, state, outcome = [], None, _failed(error)
                 continue
-            batch = Batch([e for e, _ in prepared], state=state, move=outcome.move, error=outcome.error, live=ordinals)
+            batch = Batch([e for e, _ in prepared], steps, state=state, move=outcome.move, error=outcome.error, live=ordinals)
             try:
                 appended, _ = await self._append(batch)
             except (Fenced, Unavailable):
@@ -134,7 +142,7 @@ class AttemptLog:
                 # The leftover state may be what cannot be stored, or else one of the events, or else the error's own text.
                 outcome = _failed(error) if refused is None else Outcome(Move.FAIL, _UNTOLD, error)
                 if state is None:
-                    events = []
+                    events, steps = [], []
                 state, refused = None, error
                 continue
             self._show(appended.events, prepared)

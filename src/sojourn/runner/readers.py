@@ -7,8 +7,8 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sojourn.event import Event, Partial
-from sojourn.run.live import LiveRun, OpenMessage
+from sojourn.event import CallDelta, Event, Partial
+from sojourn.run.live import CallName, LiveRun, OpenMessage, joined
 from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, RunRecord, event_frame, started_frame, terminal_frame
 
@@ -148,14 +148,9 @@ class FrameReader:
         progress.index += len(new)
         # Who joins late, or falls far behind, gets in one piece what was written meanwhile.
         if len(new) > BACKLOG or (not self._joined and len(new) > 1):
-            new = _joined(new)
-        for text, thought in new:
-            self._ready.append(
-                Partial(message.id, message.run_id, message.author, message.branch, progress.offset, text, thought)
-            )
-            progress.offset += len(text)
-            if not thought:
-                progress.shown += len(text)
+            new = joined(new)
+        for text, kind in new:
+            self._ready.append(_partial(message, progress, text, kind))
 
     # -- a run that has ended, or that another process executes -----------------------------------------------------
 
@@ -185,18 +180,16 @@ class FrameReader:
                 await asyncio.sleep(POLL_SECONDS)
 
 
-def _joined(pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """Neighbouring pieces of one kind as one."""
-    result: list[tuple[str, bool]] = []
-    texts: list[str] = []
-    kind = pieces[0][1]
-    for text, thought in pieces:
-        if thought is not kind:
-            result.append(("".join(texts), kind))
-            texts, kind = [], thought
-        texts.append(text)
-    result.append(("".join(texts), kind))
-    return result
+def _partial(message: OpenMessage, progress: _Progress, text: str, kind: bool | CallName) -> Partial:
+    """A piece for a reader, who has been given what `progress` says, and is given this now."""
+    offset = progress.offset
+    if isinstance(kind, CallName):
+        call = CallDelta(kind.id, kind.name, text)
+        return Partial(message.id, message.run_id, message.author, message.branch, offset, "", False, call)
+    progress.offset += len(text)
+    if not kind:
+        progress.shown += len(text)
+    return Partial(message.id, message.run_id, message.author, message.branch, offset, text, kind)
 
 
 def _rest(event: Event, progress: _Progress, message: OpenMessage | None) -> Event:

@@ -9,7 +9,7 @@ from sojourn import jsonvalue, platform
 from sojourn.agents.context import Context
 from sojourn.content import Content
 from sojourn.errors import AgentError, LimitExceeded, SojournError
-from sojourn.event import USER, Event, EventActions
+from sojourn.event import USER, CallDelta, Event, EventActions
 from sojourn.run.live import LiveRun, OpenMessage
 from sojourn.run.types import RunRecord
 from sojourn.runner.log import Said
@@ -69,12 +69,15 @@ class Speech:
             self._live.open[message.id] = message
         return message
 
-    def add(self, ctx: Context, text: str, *, thought: bool = False) -> None:
-        """Adds a piece to the agent's message."""
-        if not text:
+    def add(self, ctx: Context, piece: str | CallDelta, *, thought: bool = False) -> None:
+        """Adds a piece to the agent's message: of a text, a thought, or a function call."""
+        if not piece:
             return
         message = ctx._message or self.open(ctx)
-        message.add(text, thought)
+        if isinstance(piece, str):
+            message.add(piece, thought)
+        else:
+            message.add_call(piece)
         self.check_size(message)
         self._live.touch()
 
@@ -110,6 +113,16 @@ class Speech:
             own_actions=own_actions,
         )
         return event, message if streamed else None
+
+    def whole(self, ctx: Context, event: Event) -> Said:
+        """An event in place of the agent's open message, under its id; simply an event if none is open."""
+        message, ctx._message = ctx._message, None
+        fields = _said_fields(event)
+        if message is None:
+            return self.event(ctx, **fields), None
+        self._writing.pop(message.id, None)
+        streamed = message.id in self._live.open
+        return self.event(ctx, id=message.id, **fields), message if streamed else None
 
     def interrupt_all(self) -> list[Said]:
         """Seals every open message as interrupted."""

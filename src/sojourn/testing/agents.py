@@ -65,7 +65,7 @@ class ScriptedAgent(Agent):
             if isinstance(line, BaseException):
                 raise line
             said: Any = line
-            if not isinstance(line, str | Content | Event):
+            if callable(line):
                 said = line(ctx)
                 if isawaitable(said):
                     said = await said

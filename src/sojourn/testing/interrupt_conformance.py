@@ -38,7 +38,7 @@ class InterruptConformance(StoreSuite):
         with manual_clock() as clock:
             given = question(
                 "q1", key="tour/approve", digest="d1", prompt={"ask": ["\x00", 2**70]}, schema={"type": "string"},
-                expires_at=clock.now() + 60,
+                expires_at=clock.now() + 60, kind="confirm", call_id="call-1",
             )  # fmt: skip
             record = (await write(store, run, question_event(run, 1, "q1"), interrupts=[given], move=Move.WAIT)).record
         assert record.status is RunStatus.WAITING
@@ -47,6 +47,7 @@ class InterruptConformance(StoreSuite):
         assert (stored.schema, stored.status, stored.answer) == ({"type": "string"}, "open", None)
         assert (stored.created_at, stored.expires_at, stored.answered_at) == (clock.now(), clock.now() + 60, None)
         assert (stored.run_id, stored.app_name, stored.user_id, stored.session_id) == ("r1", "shop", "alice", "s1")
+        assert (stored.kind, stored.call_id) == ("confirm", "call-1")
 
     async def test_a_waiting_run_survives_a_reopen(self, store: Store) -> None:
         run = await start(store)

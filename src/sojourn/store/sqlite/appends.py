@@ -44,7 +44,7 @@ def prepare(batch: Batch) -> Prepared:
                 i.id, i.key, i.digest, jsonvalue.encode(i.prompt, where="prompt"),
                 None if i.schema is None else jsonvalue.encode(i.schema, where="schema"), i.status,
                 None if i.answer is None else jsonvalue.encode(i.answer, where="answer"), i.created_at, i.expires_at,
-                i.answered_at,
+                i.answered_at, i.kind, i.call_id,
             )
             for i in batch.interrupts
         ],
@@ -142,8 +142,8 @@ def _ask(conn: sqlite3.Connection, uid: int, question: Row) -> None:
     )
     conn.execute(
         "INSERT INTO interrupts "
-        "(run_uid, id, key, digest, prompt, schema, status, answer, created_at, expires_at, answered_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(run_uid, id, key, digest, prompt, schema, status, answer, created_at, expires_at, answered_at, kind, call_id) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (uid, *question),
     )
 

@@ -207,14 +207,16 @@ def step_of(row: Row) -> Step:
     return Step(key, status, load(result), load_error(error), attempt, started_at, finished_at)
 
 
-INTERRUPT = "i.id, i.key, i.digest, i.prompt, i.schema, i.status, i.answer, i.created_at, i.expires_at, i.answered_at"
+INTERRUPT = """
+    i.id, i.key, i.digest, i.prompt, i.schema, i.status, i.answer, i.created_at, i.expires_at, i.answered_at, i.kind, i.call_id
+"""
 """The columns that `interrupt_of` takes."""
 
 
 def interrupt_of(row: Row, run_id: str, key: SessionKey) -> Interrupt:
     """An interrupt from its columns `INTERRUPT`."""
-    id_, name, digest, prompt, schema, status, answer, created_at, expires_at, answered_at = row
+    id_, name, digest, prompt, schema, status, answer, created_at, expires_at, answered_at, kind, call_id = row
     return Interrupt(
         id_, name, digest, load(prompt), None if schema is None else load(schema), status,
-        None if answer is None else load(answer), created_at, expires_at, answered_at, run_id, *key,
+        None if answer is None else load(answer), created_at, expires_at, answered_at, run_id, *key, kind, call_id,
     )  # fmt: skip

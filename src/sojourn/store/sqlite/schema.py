@@ -168,6 +168,14 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX interrupts_open ON interrupts (run_uid) WHERE status = 'open'",
         ),
     ),
+    Migration(
+        2,
+        "questions about function calls",
+        (
+            "ALTER TABLE interrupts ADD COLUMN kind TEXT NOT NULL DEFAULT 'input'",
+            "ALTER TABLE interrupts ADD COLUMN call_id TEXT",
+        ),
+    ),
 )
 
 
