@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sojourn.agents.context import Context
     from sojourn.agents.current import current_run, current_session
     from sojourn.agents.function import FunctionAgent, agent
+    from sojourn.agents.llm.agent import LlmAgent
+    from sojourn.agents.llm.tool import Tool, ToolContext, tool
     from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
     from sojourn.artifact.file import FileArtifactService
     from sojourn.artifact.inmemory import InMemoryArtifactService
@@ -43,6 +45,12 @@ _HOMES = {
     "sojourn.agents.function": (
         "FunctionAgent",
         "agent",
+    ),
+    "sojourn.agents.llm.agent": ("LlmAgent",),
+    "sojourn.agents.llm.tool": (
+        "Tool",
+        "ToolContext",
+        "tool",
     ),
     "sojourn.agents.workflow": (
         "LoopAgent",
@@ -100,6 +108,7 @@ _HOMES = {
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
+# Without what needs an extra: `from sojourn import *` works with the core alone.
 __all__ = [
     "Agent",
     "Blob",
@@ -156,4 +165,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names, loaded or not."""
-    return __all__
+    return sorted({*__all__, *_HOME_OF})

@@ -263,6 +263,12 @@ def _copy_part(part: Part) -> Part:
     return part
 
 
+class Thought(str):
+    """A piece of reasoning: what an agent yields for readers to see that is no part of its answer."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True, frozen=True)
 class CallDelta:
     """A piece of a function call that a message is to hold.

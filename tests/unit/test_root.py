@@ -17,6 +17,7 @@ HEAVY = (
     "jsonschema",
     "opentelemetry",
     "hypothesis",
+    "pydantic_ai",
     "pytest",
 )
 

@@ -1,0 +1,236 @@
+"""A session's events as the messages that a model reads, and a model's responses as content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic_ai.messages import (
+    AudioUrl,
+    BinaryContent,
+    DocumentUrl,
+    FilePart,
+    ImageUrl,
+    ModelMessage,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    ModelResponsePart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserContent,
+    UserPromptPart,
+    VideoUrl,
+)
+from pydantic_ai.usage import RequestUsage
+
+from sojourn import jsonvalue, platform
+from sojourn.agents.context import Context
+from sojourn.artifact.types import ARTIFACT_SCHEME, parse_artifact_uri
+from sojourn.content import Blob, Content, FileData, FunctionResponse, Part
+from sojourn.errors import InvalidInput, NotFound, Unsupported
+from sojourn.event import ASK_CALL, CONFIRM_CALL, USER, Event, Usage
+
+QUESTIONS = (ASK_CALL, CONFIRM_CALL)
+"""Calls that ask people: they stand in the log for people's eyes, no model has made them."""
+
+GO_ON = "Go on."
+"""What a model is told if the last word was its own."""
+
+# -- what a model reads -----------------------------------------------------------------------------------------------
+
+
+async def messages_of(ctx: Context, events: Iterable[Event]) -> list[ModelMessage]:
+    """What an agent's model is shown of a session.
+
+    What people said is the user's; what the agent said and called is the model's own, but for its reasoning, which counts
+    for the turn that it belongs to; what other agents said and called is told to it as context.
+
+    Args:
+        ctx: The agent's context; files that events refer to are loaded through it.
+        events: In the order that `ctx.history` gives them.
+    """
+    reader = _Reader(ctx)
+    for event in events:
+        await reader.read(event)
+    if not reader.messages or isinstance(reader.messages[-1], ModelResponse):
+        reader.messages.append(ModelRequest([UserPromptPart(GO_ON)]))
+    return reader.messages
+
+
+class _Reader:
+    def __init__(self, ctx: Context) -> None:
+        self.messages: list[ModelMessage] = []
+        self._ctx = ctx
+        self._name = ctx.agent.name
+        # The calls that the agent made, by id, with the function's name.
+        self._calls: dict[str, str] = {}
+
+    async def read(self, event: Event) -> None:
+        """Adds what an event says."""
+        content = event.content
+        if content is None:
+            if event.output is not None and event.author != USER:
+                self._heard(event, Content("model").with_text(jsonvalue.encode(event.output)))
+            return
+        returns = [self._returned(r) for r in content.get_function_responses() if r.id in self._calls]
+        if returns:
+            self._request(returns)
+            return
+        if event.author == self._name and content.role != USER:
+            self._own(content)
+        elif event.author == USER:
+            said = [item for part in content.parts for item in await self._items(part)]
+            if said:
+                self._request([UserPromptPart(said[0] if len(said) == 1 and isinstance(said[0], str) else said)])
+        else:
+            self._heard(event, content)
+
+    def _request(self, parts: Sequence[ModelRequestPart]) -> None:
+        last = self.messages[-1] if self.messages else None
+        if isinstance(last, ModelRequest):
+            self.messages[-1] = ModelRequest([*last.parts, *parts])
+        else:
+            self.messages.append(ModelRequest(list(parts)))
+
+    def _own(self, content: Content) -> None:
+        parts: list[ModelResponsePart] = []
+        for part in content.parts:
+            call = part.function_call
+            if part.text and not part.thought:
+                parts.append(TextPart(part.text))
+            elif call is not None and call.id and call.name not in QUESTIONS:
+                self._calls[call.id] = call.name
+                parts.append(ToolCallPart(call.name, dict(call.args), call.id))
+            elif part.inline_data is not None:
+                parts.append(FilePart(_binary(part.inline_data)))
+        if not parts:
+            return
+        last = self.messages[-1] if self.messages else None
+        if isinstance(last, ModelResponse):
+            self.messages[-1] = ModelResponse([*last.parts, *parts])
+        else:
+            self.messages.append(ModelResponse(parts))
+
+    def _returned(self, response: FunctionResponse) -> ToolReturnPart:
+        id_ = response.id or ""
+        return ToolReturnPart(self._calls[id_], plain_result(response.response), id_)
+
+    def _heard(self, event: Event, content: Content) -> None:
+        """Tells what another agent said."""
+        lines: list[str] = []
+        for part in content.parts:
+            if part.text and not part.thought:
+                lines.append(f"[{event.author}] said: {part.text}")
+            elif part.function_call is not None and part.function_call.name not in QUESTIONS:
+                call = part.function_call
+                lines.append(f"[{event.author}] called {call.name} with {jsonvalue.encode(call.args)}")
+            elif part.function_response is not None and part.function_response.name not in QUESTIONS:
+                answer = part.function_response
+                lines.append(f"[{event.author}] got from {answer.name}: {jsonvalue.encode(answer.response)}")
+        if lines:
+            self._request([UserPromptPart("For context:\n" + "\n".join(lines))])
+
+    async def _items(self, part: Part) -> list[UserContent]:
+        if part.text is not None:
+            return [part.text] if part.text and not part.thought else []
+        if part.inline_data is not None:
+            return [_binary(part.inline_data)]
+        if part.file_data is not None:
+            return [await file_content(self._ctx, part.file_data)]
+        return []
+
+
+async def file_content(ctx: Context, file: FileData) -> UserContent:
+    """A file as a model is shown it: an artifact's bytes or text, or a URL; a note in place of what is not there."""
+    if not file.file_uri.startswith(ARTIFACT_SCHEME):
+        return _url(file)
+    try:
+        name, version = parse_artifact_uri(file.file_uri)
+        part = await ctx.artifacts.load(name, version)
+    except (InvalidInput, NotFound, Unsupported) as error:
+        return f"[the file {file.display_name or file.file_uri} cannot be shown: {error.code}]"
+    if part.inline_data is None:
+        return part.text or ""
+    blob = part.inline_data
+    if blob.mime_type.startswith("text/"):
+        return blob.data.decode(errors="replace")
+    return _binary(blob)
+
+
+def _binary(blob: Blob) -> BinaryContent:
+    return BinaryContent(blob.data, media_type=blob.mime_type)
+
+
+_URLS: dict[str, type[ImageUrl | AudioUrl | VideoUrl]] = {"image": ImageUrl, "audio": AudioUrl, "video": VideoUrl}
+
+
+def _url(file: FileData) -> UserContent:
+    kind = _URLS.get((file.mime_type or "").partition("/")[0], DocumentUrl)
+    return kind(file.file_uri, media_type=file.mime_type)
+
+
+# -- what a model said ------------------------------------------------------------------------------------------------
+
+
+def content_of(response: ModelResponse, hidden: frozenset[str]) -> Content | None:
+    """A model's response as content.
+
+    Args:
+        response: The response.
+        hidden: Names of calls that carry the agent's output: nobody else is to see them.
+
+    Returns:
+        The content; None if there is nothing in it.
+    """
+    parts: list[Part] = []
+    for part in response.parts:
+        if isinstance(part, TextPart) and part.content:
+            parts.append(Part(text=part.content))
+        elif isinstance(part, ThinkingPart) and part.content:
+            parts.append(Part(text=part.content, thought=True))
+        elif isinstance(part, ToolCallPart) and part.tool_name not in hidden:
+            parts.append(Part.from_function_call(part.tool_name, part.args_as_dict(), id=part.tool_call_id))
+        elif isinstance(part, FilePart):
+            parts.append(Part.from_bytes(part.content.data, part.content.media_type))
+    return Content("model", tuple(parts)) if parts else None
+
+
+def response_of(content: Content) -> ModelResponse:
+    """Content as if a model had said it."""
+    parts: list[ModelResponsePart] = []
+    for part in content.parts:
+        if part.function_call is not None:
+            call = part.function_call
+            parts.append(ToolCallPart(call.name, dict(call.args), call.id or platform.new_id()))
+        elif part.text is not None:
+            parts.append(ThinkingPart(part.text) if part.thought else TextPart(part.text))
+    return ModelResponse(parts)
+
+
+def usage_of(usage: RequestUsage) -> Usage | None:
+    """Tokens as an event tells them; None if the provider did not say."""
+    if not (usage.input_tokens or usage.output_tokens):
+        return None
+    return Usage(
+        prompt_token_count=usage.input_tokens,
+        candidates_token_count=usage.output_tokens,
+        total_token_count=usage.input_tokens + usage.output_tokens,
+        cached_content_token_count=usage.cache_read_tokens,
+        thoughts_token_count=usage.details.get("reasoning_tokens", 0),
+    )
+
+
+# -- results of tools -------------------------------------------------------------------------------------------------
+
+
+def wrapped_result(value: Any) -> dict[str, Any]:
+    """A tool's result as the object that a function response holds."""
+    return value if isinstance(value, dict) else {"result": value}
+
+
+def plain_result(response: dict[str, Any]) -> Any:
+    """What `wrapped_result` was given."""
+    return response["result"] if response.keys() == {"result"} else response
