@@ -5,26 +5,28 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
+from pydantic import PydanticUserError
 from pydantic_ai import Agent as Engine
 from pydantic_ai import RunContext, ToolDefinition
 from pydantic_ai import Tool as EngineTool
-from pydantic_ai.exceptions import UserError
+from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
 from pydantic_ai.models import Model
 from pydantic_ai.output import StructuredDict
 from pydantic_ai.settings import ModelSettings
-from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
+from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, FunctionToolset
 
 from sojourn.agents.base import Agent, Yielded
 from sojourn.agents.context import Context
-from sojourn.agents.llm.calls import AfterTool, BeforeTool, tool_context
+from sojourn.agents.llm.calls import TRANSFER_TOOL, AfterTool, BeforeTool, People, RecordedTools, tool_context
 from sojourn.agents.llm.instruction import Instruction, instructions_of
 from sojourn.agents.llm.models import resolve
 from sojourn.agents.llm.tool import Tool, ToolFunction, agents_named, context_parameter, tool
-from sojourn.agents.llm.turns import TRANSFER_TOOL, Recorded, Turns
+from sojourn.agents.llm.turns import Turns
 from sojourn.agents.threads import in_thread
 from sojourn.content import Content
 from sojourn.errors import InvalidInput, SojournError
@@ -84,7 +86,7 @@ class LlmAgent(Agent):
         output_key: str | None = None,
         model_settings: Mapping[str, Any] | None = None,
         tool_timeout: float | None = None,
-        retries: int = 2,
+        retries: int = 3,
         before_model: BeforeModel | Sequence[BeforeModel] | None = None,
         after_model: AfterModel | Sequence[AfterModel] | None = None,
         before_tool: BeforeTool | Sequence[BeforeTool] | None = None,
@@ -101,29 +103,24 @@ class LlmAgent(Agent):
         self.after_model = _listed(after_model)
         self.before_tool = _listed(before_tool)
         self.after_tool = _listed(after_tool)
-        self.hidden_calls: frozenset[str] = frozenset({"final_result"} if output_schema is not None else ())
+        self.tool_timeout = tool_timeout
         self.own_tools: dict[str, Tool] = {}
         self._api_key = api_key
         self._model: Model | None = model if isinstance(model, Model) else None
         self._settings = dict(model_settings or {})
         self._retries = retries
-        self._tool_timeout = tool_timeout
-        self._toolsets = self._sorted(tools)
+        self._functions: FunctionToolset[Turns] = FunctionToolset()
+        self._toolsets: list[AbstractToolset[Turns]] = []
+        self._take_tools(tools)
 
-    def run(self, ctx: Context) -> AsyncIterator[Yielded]:
+    async def run(self, ctx: Context) -> AsyncIterator[Yielded]:
         """Takes turns with the model until it has answered."""
-        return self._run(ctx)
-
-    async def _run(self, ctx: Context) -> AsyncIterator[Yielded]:
         turns = Turns(self, ctx)
         instructions = await instructions_of(ctx, self.instruction, turns.targets)
-        # Not `async for … yield`: what closes this closes the turns, and nothing is left to a collector.
-        taken = turns.run(self.engine, instructions)
-        try:
+        # What closes this closes the turns: nothing is left to a garbage collector.
+        async with aclosing(turns.take(self.engine, instructions)) as taken:
             async for said in taken:
                 yield said
-        finally:
-            await taken.aclose()  # type: ignore[attr-defined]
 
     def resolved_model(self) -> Model:
         """The model, made when it is first needed.
@@ -138,48 +135,82 @@ class LlmAgent(Agent):
 
     @cached_property
     def engine(self) -> Engine[Turns, Any]:
-        """What drives the model: pydantic-ai's agent."""
-        output: Any = str
-        if self.output_schema is not None:
-            output = StructuredDict(self.output_schema) if isinstance(self.output_schema, dict) else self.output_schema
+        """What drives the model: pydantic-ai's agent, made when it is first needed.
+
+        Raises:
+            InvalidInput: `agent.invalid`.
+        """
+        tools = [self._functions, *self._toolsets]
+        if self.sub_agents or self.parent_agent is not None:
+            handing_over: FunctionToolset[Turns] = FunctionToolset()
+            handing_over.add_tool(EngineTool(transfer_to_agent, name=TRANSFER_TOOL, takes_ctx=True, prepare=_with_targets))
+            tools.append(handing_over)
+        used = [t for t in tools if not isinstance(t, FunctionToolset) or t.tools]
         try:
-            return Engine(
-                output_type=output,
+            engine: Engine[Turns, Any] = Engine(
+                output_type=self._output_type(),
                 deps_type=Turns,
                 name=self.name,
-                toolsets=self._toolsets,
-                capabilities=[Recorded()],
+                toolsets=[RecordedTools(CombinedToolset(used) if len(used) > 1 else used[0])] if used else [],
+                capabilities=[People()] if self._asks_people() else [],
                 model_settings=cast(ModelSettings, self._settings) if self._settings else None,
                 retries=self._retries,
-                tool_timeout=self._tool_timeout,
+                defer_model_check=True,
             )
-        except (UserError, TypeError) as error:
+        except (UserError, TypeError, PydanticUserError) as error:
             raise InvalidInput(f"agent {self.name!r} cannot be built: {error}", code="agent.invalid") from error
+        if isinstance(self.output_schema, dict):
+            engine.output_validator(self._check_output)
+        return engine
 
-    def _sorted(self, given: Sequence[AnyTool]) -> list[AbstractToolset[Turns]]:
-        """The toolsets that make up what the model may call."""
-        own: FunctionToolset[Turns] = FunctionToolset()
-        others: list[AbstractToolset[Turns]] = []
+    def _asks_people(self) -> bool:
+        """Whether any tool might: what could, costs a little with every call."""
+        own = self.own_tools.values()
+        return bool(self._toolsets) or any(t.require_approval or t.long_running or context_parameter(t.fn) for t in own)
+
+    def _output_type(self) -> Any:
+        schema = self.output_schema
+        if schema is None:
+            return str
+        if not isinstance(schema, dict):
+            return schema
+        return StructuredDict(schema if schema.get("type") == "object" else _wrapping(schema))
+
+    async def _check_output(self, output: Any) -> Any:
+        # pydantic-ai shows a schema to the model, and takes whatever comes.
+        import jsonschema
+
+        try:
+            jsonschema.validate(self.unwrapped(output), self.output_schema)
+        except jsonschema.ValidationError as error:
+            raise ModelRetry(f"the output does not fit its schema: {error.message}") from None
+        return output
+
+    def unwrapped(self, output: Any) -> Any:
+        """The output as `output_schema` has it: models give objects only."""
+        schema = self.output_schema
+        wraps = isinstance(schema, dict) and schema.get("type") != "object" and isinstance(output, dict)
+        return output.get("value") if wraps else output
+
+    def _take_tools(self, given: Sequence[AnyTool]) -> None:
         for one in given:
             if isinstance(one, AbstractToolset):
-                others.append(one)
+                self._toolsets.append(one)
                 continue
             made = one if isinstance(one, Tool | EngineTool) else tool(one)
-            if made.name == TRANSFER_TOOL or made.name in self.hidden_calls:
+            if made.name == TRANSFER_TOOL:
                 raise InvalidInput(f"a tool of agent {self.name!r} cannot be named {made.name!r}", code="tool.invalid")
+            if made.name in self._functions.tools:
+                raise InvalidInput(
+                    f"agent {self.name!r} has two tools named {made.name!r}; give one another name with @tool(name=…)",
+                    code="tool.duplicate_name",
+                )
             if isinstance(made, Tool):
-                if made.name in self.own_tools:
-                    raise InvalidInput(
-                        f"agent {self.name!r} has two tools named {made.name!r}; give one another name with @tool(name=…)",
-                        code="tool.duplicate_name",
-                    )
                 self.own_tools[made.name] = made
             try:
-                own.add_tool(made if isinstance(made, EngineTool) else _engine_tool(made))
-            except (UserError, NameError, TypeError) as error:
+                self._functions.add_tool(made if isinstance(made, EngineTool) else _engine_tool(made))
+            except (UserError, NameError, TypeError, PydanticUserError) as error:
                 raise InvalidInput(f"tool {made.name!r} of agent {self.name!r}: {error}", code="tool.invalid") from error
-        own.add_tool(EngineTool(transfer_to_agent, name=TRANSFER_TOOL, takes_ctx=True, prepare=_with_targets))
-        return [own, *others]
 
 
 async def transfer_to_agent(ctx: RunContext[Turns], agent_name: str) -> str:
@@ -190,9 +221,9 @@ async def transfer_to_agent(ctx: RunContext[Turns], agent_name: str) -> str:
         agent_name: The agent's name.
     """
     try:
-        ctx.deps.ctx.transfer_to(agent_name)
+        ctx.deps.calls.hand_over(agent_name)
     except SojournError as error:
-        return f"{error.code}: {error.message}"
+        raise ToolFailed(f"{error.code}: {error.message}") from None
     return f"{agent_name} takes over"
 
 
@@ -216,7 +247,6 @@ def _engine_tool(made: Tool) -> EngineTool[Any]:
         name=made.name,
         description=made.description,
         takes_ctx=False,
-        timeout=made.timeout,
         max_retries=made.retries,
         sequential=made.sequential,
     )
@@ -239,7 +269,13 @@ def _call_of(fn: ToolFunction) -> Callable[..., Any]:
     signature = inspect.signature(fn)
     kept = [p for name, p in signature.parameters.items() if name != given]
     call.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    # The context's annotation may be a name that only type checkers know.
+    call.__annotations__ = {name: hint for name, hint in call.__annotations__.items() if name != given}
     return call
+
+
+def _wrapping(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"value": schema}, "required": ["value"], "additionalProperties": False}
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ async def load_memory(query: str, context: ToolContext, limit: int = 5) -> list[
 
     Args:
         query: Words to look for.
+        context: Of the call.
         limit: How many memories to give at most.
     """
     found = await context.memory.search(query, limit=max(1, min(limit, 50)))
@@ -30,6 +31,7 @@ async def save_memory(text: str, context: ToolContext) -> str:
 
     Args:
         text: What to remember, in a sentence that can be understood without this conversation.
+        context: Of the call.
     """
     await context.memory.add(text)
     return "remembered"
@@ -47,6 +49,7 @@ async def load_artifact(name: str, context: ToolContext, version: int | None = N
 
     Args:
         name: The file's name.
+        context: Of the call.
         version: The version, counted from 0; the newest if omitted.
     """
     if version is None:
@@ -67,6 +70,7 @@ async def save_artifact(name: str, text: str, context: ToolContext) -> str:
     Args:
         name: The file's name, for example 'report.md'.
         text: What is in it.
+        context: Of the call.
     """
     version = await context.artifacts.save(name, text)
     return f"saved {name}, version {version}"

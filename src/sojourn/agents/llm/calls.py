@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from inspect import isawaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
-from pydantic_ai.exceptions import (
-    ApprovalRequired,
-    CallDeferred,
-    ModelRetry,
-    ToolFailed,
-    ToolFailedError,
-    ToolRetryError,
-)
-from pydantic_ai.messages import ToolCallPart, ToolReturn, UserContent
+from pydantic_ai import RunContext, WrapperToolset
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
+from pydantic_ai.messages import BinaryContent, ToolCallPart, ToolReturn, UserContent
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_ai.toolsets import ToolsetTool
+from pydantic_core import to_jsonable_python
 
 from sojourn import jsonvalue
 from sojourn.agents.context import Context
@@ -27,13 +25,20 @@ from sojourn.agents.control import RunPaused
 from sojourn.agents.llm.tool import Tool, ToolContext
 from sojourn.agents.question import Question
 from sojourn.content import FunctionCall
-from sojourn.errors import Fenced, InvalidInput, LimitExceeded, RunCancelled, SojournError, Unavailable
+from sojourn.errors import Fenced, LimitExceeded, RunCancelled, SojournError, Unavailable
 from sojourn.event import EventActions
 from sojourn.session.state import State, StateDelta
 
+if TYPE_CHECKING:
+    from sojourn.agents.llm.turns import Turns
+
 logger = logging.getLogger("sojourn.llm")
 
-Handler = Callable[[dict[str, Any]], Awaitable[Any]]
+TRANSFER_TOOL = "transfer_to_agent"
+"""The tool by which a model hands over; google-adk's name for it."""
+
+Body = Callable[[], Awaitable[Any]]
+"""Makes a call."""
 
 BeforeTool = Callable[[ToolContext, dict[str, Any]], Any]
 """Called with a call's context and arguments. What it returns, if not None, is the result in place of calling the tool."""
@@ -68,11 +73,30 @@ def tool_context() -> ToolContext:
     return _current.get()
 
 
-class _Postponed(BaseException):
-    """Carries a deferral past the journal: it is no failure of the step."""
+# pydantic-ai makes copies of toolsets with `dataclasses.replace`.
+@dataclass
+class RecordedTools(WrapperToolset["Turns"]):
+    """Tools whose calls are steps of the run."""
 
-    def __init__(self, error: CallDeferred | ApprovalRequired) -> None:
-        self.error = error
+    async def call_tool(self, name: str, tool_args: dict[str, Any], ctx: RunContext[Turns], tool: ToolsetTool[Turns]) -> Any:
+        """Makes a call, or gives what it gave in an earlier attempt."""
+        body = super().call_tool
+        if name == TRANSFER_TOOL:
+            return await body(name, tool_args, ctx, tool)
+        call_id = ctx.tool_call_id or name
+        approved = ctx.tool_call_approved
+        return await ctx.deps.calls.make(name, call_id, tool_args, lambda: body(name, tool_args, ctx, tool), approved=approved)
+
+
+@dataclass
+class People(AbstractCapability["Turns"]):
+    """Asks people for what the calls of a turn wait for, once all others are done."""
+
+    async def handle_deferred_tool_calls(
+        self, ctx: RunContext[Turns], *, requests: DeferredToolRequests
+    ) -> DeferredToolResults | None:
+        """Gives the answers, or lets the run wait for them."""
+        return await ctx.deps.calls.ask(requests)
 
 
 class Calls:
@@ -81,22 +105,44 @@ class Calls:
     Args:
         ctx: The agent's context.
         tools: The agent's own tools, by name.
+        timeout: Seconds a call may take if its tool says nothing; None for no bound.
         before: Called before each call.
         after: Called after each call.
+
+    Attributes:
+        transfer: Whom a call has handed over to; the first one counts.
+        ends: Whether a call has ended the run.
     """
 
     def __init__(
-        self, ctx: Context, tools: Mapping[str, Tool], before: Sequence[BeforeTool], after: Sequence[AfterTool]
+        self,
+        ctx: Context,
+        tools: Mapping[str, Tool],
+        timeout: float | None,
+        before: Sequence[BeforeTool],
+        after: Sequence[AfterTool],
     ) -> None:
+        self.transfer: str | None = None
+        self.ends = False
         self._ctx = ctx
         self._tools = tools
+        self._timeout = timeout
         self._before = before
         self._after = after
         self._outcomes: dict[str, dict[str, Any]] = {}
 
+    def hand_over(self, name: str) -> None:
+        """Takes note that a call hands over; it does so when the turn is over, so that no other call of it is left open.
+
+        Raises:
+            SojournError: It may not; see `Context.transfer_to`.
+        """
+        self._ctx._attempt.check_transfer(self._ctx, name)
+        self.transfer = self.transfer or name
+
     # -- one call ---------------------------------------------------------------------------------------------------
 
-    async def execute(self, call: ToolCallPart, args: dict[str, Any], handler: Handler, *, approved: bool) -> Any:
+    async def make(self, name: str, call_id: str, args: dict[str, Any], body: Body, *, approved: bool) -> Any:
         """Makes a call, or gives what it gave in an earlier attempt.
 
         Raises:
@@ -105,61 +151,67 @@ class Calls:
             ModelRetry: The model is to call again with other arguments.
             ToolFailed: The model is told that the call has failed.
         """
-        tool = self._tools.get(call.tool_name)
+        tool = self._tools.get(name)
         if tool is not None and not approved and tool.needs_approval(args):
             raise ApprovalRequired
-        key = f"tool:{call.tool_call_id}"
-        ctx = ToolContext(self._ctx, State(self._ctx.state.to_dict()), call.tool_name, call.tool_call_id, key)
+        # What a tool did before it asked for leave itself is not what it does with it.
+        key = f"tool:{call_id}:approved" if approved and (tool is None or not tool.require_approval) else f"tool:{call_id}"
+        ctx = ToolContext(self._ctx, State(self._ctx.state.to_dict()), name, call_id, key)
         token = _current.set(ctx)
         try:
-            outcome = await self._ctx.step(key, lambda: self._outcome(ctx, args, handler))
-        except _Postponed as postponed:
-            raise postponed.error from None
+            outcome = await self._ctx.step(key, lambda: self._outcome(ctx, tool, args, body))
         except RunPaused:
             # The other calls of this turn go on; the run waits once they are done.
             raise CallDeferred(metadata={"paused": True}) from None
         finally:
             _current.reset(token)
-        self._outcomes[call.tool_call_id] = outcome
+        self._outcomes[call_id] = outcome
         if "retry" in outcome:
             raise ModelRetry(outcome["retry"])
         if "failed" in outcome:
             raise ToolFailed(outcome["failed"])
+        if "approval" in outcome:
+            raise ApprovalRequired(outcome["approval"])
+        if "deferred" in outcome:
+            raise CallDeferred(outcome["deferred"])
         if tool is not None and tool.long_running:
-            raise CallDeferred(metadata={"status": outcome["result"]})
+            raise CallDeferred({"status": outcome["result"]})
         if "content" in outcome:
             return ToolReturn(outcome["result"], content=_user_content.validate_python(outcome["content"]))
         return outcome["result"]
 
-    async def _outcome(self, ctx: ToolContext, args: dict[str, Any], handler: Handler) -> dict[str, Any]:
+    async def _outcome(self, ctx: ToolContext, tool: Tool | None, args: dict[str, Any], body: Body) -> dict[str, Any]:
         """Makes a call; what came of it, as JSON."""
-        outcome: dict[str, Any]
+        limit = tool.timeout if tool is not None and tool.timeout is not None else self._timeout
         try:
-            outcome = _told(await self._result(ctx, args, handler))
-        except (CallDeferred, ApprovalRequired) as error:
-            raise _Postponed(error) from None
+            async with asyncio.timeout(limit) as bound:
+                outcome = _told(await self._result(ctx, args, body))
         except ModelRetry as error:
             return {"retry": error.message}
-        except ToolRetryError as error:
-            return {"retry": str(error.tool_retry.content)}
-        except (ToolFailed, ToolFailedError) as error:
-            return {"failed": str(error)}
+        except ToolFailed as error:
+            return {"failed": error.message}
+        except ApprovalRequired as error:
+            return {"approval": error.metadata}
+        except CallDeferred as error:
+            return {"deferred": error.metadata}
         except _THE_RUN_ITSELF:
             raise
         except SojournError as error:
             return {"failed": f"{error.code}: {error.message}"}
         except Exception as error:
+            if isinstance(error, TimeoutError) and bound.expired():
+                return {"failed": f"it took longer than {limit:g} seconds"}
             logger.warning("tool %s failed in run %s", ctx.tool_name, ctx.run_id, exc_info=error)
             return {"failed": f"{type(error).__name__}: {error}"}
         return outcome | _effects(ctx)
 
-    async def _result(self, ctx: ToolContext, args: dict[str, Any], handler: Handler) -> Any:
+    async def _result(self, ctx: ToolContext, args: dict[str, Any], body: Body) -> Any:
         for before in self._before:
             given = before(ctx, args)
             given = await given if isawaitable(given) else given
             if given is not None:
                 return given
-        result = await handler(args)
+        result = await body()
         for after in self._after:
             given = after(ctx, result)
             given = await given if isawaitable(given) else given
@@ -182,46 +234,40 @@ class Calls:
             if "actions" in outcome:
                 ctx.set_actions(**outcome["actions"])
             if "transfer" in outcome:
-                ctx.transfer_to(outcome["transfer"])
-            if outcome.get("ended"):
-                ctx.end_invocation()
+                self.hand_over(outcome["transfer"])
+            self.ends = self.ends or "ends" in outcome
 
     # -- people -----------------------------------------------------------------------------------------------------
 
     async def ask(self, requests: DeferredToolRequests) -> DeferredToolResults:
         """Asks people for what the calls of a turn wait for; the run waits if it is not known yet."""
-        paused = False
-        approvals = list(requests.approvals)
-        calls: list[ToolCallPart] = []
-        for call in requests.calls:
-            if (requests.metadata.get(call.tool_call_id) or {}).get("paused"):
-                paused = True
-            else:
-                calls.append(call)
+        told = {
+            call.tool_call_id: requests.metadata.get(call.tool_call_id) or {} for call in (*requests.approvals, *requests.calls)
+        }
+        results = [call for call in requests.calls if not told[call.tool_call_id].get("paused")]
         questions = [
-            *(_confirm(call, requests.metadata.get(call.tool_call_id)) for call in approvals),
-            *(_result_wanted(call, requests.metadata.get(call.tool_call_id)) for call in calls),
+            *(_confirm(call, told[call.tool_call_id]) for call in requests.approvals),
+            *(_result_wanted(call, told[call.tool_call_id]) for call in results),
         ]
         answers = await self._ctx.ask_all(questions) if questions else []
-        if paused:
+        if len(results) < len(requests.calls):
             raise RunPaused
+        verdicts, values = answers[: len(requests.approvals)], answers[len(requests.approvals) :]
         return DeferredToolResults(
-            approvals={c.tool_call_id: _verdict(a) for c, a in zip(approvals, answers, strict=False)},
-            calls={c.tool_call_id: a for c, a in zip(calls, answers[len(approvals) :], strict=True)},
+            approvals={c.tool_call_id: _verdict(a) for c, a in zip(requests.approvals, verdicts, strict=True)},
+            calls={c.tool_call_id: a for c, a in zip(results, values, strict=True)},
         )
 
 
-def _confirm(call: ToolCallPart, metadata: dict[str, Any] | None) -> Question:
-    args = call.args_as_dict()
-    hint = (metadata or {}).get("hint") or f"May {call.tool_name} be called with {jsonvalue.encode(args)}?"
-    wanted = FunctionCall(id=call.tool_call_id, name=call.tool_name, args=args)
+def _confirm(call: ToolCallPart, metadata: dict[str, Any]) -> Question:
+    wanted = FunctionCall(id=call.tool_call_id, name=call.tool_name, args=call.args_as_dict())
+    hint = metadata.get("hint") or f"May {call.tool_name} be called with {jsonvalue.encode(wanted.args)}?"
     return Question(f"approve:{call.tool_call_id}", hint, CONFIRMATION, kind="confirm", call=wanted)
 
 
-def _result_wanted(call: ToolCallPart, metadata: dict[str, Any] | None) -> Question:
-    args = call.args_as_dict()
-    prompt = {"tool": call.tool_name, "args": args, "status": (metadata or {}).get("status")}
-    wanted = FunctionCall(id=call.tool_call_id, name=call.tool_name, args=args)
+def _result_wanted(call: ToolCallPart, metadata: dict[str, Any]) -> Question:
+    wanted = FunctionCall(id=call.tool_call_id, name=call.tool_name, args=call.args_as_dict())
+    prompt = {"tool": call.tool_name, "args": wanted.args, "status": metadata.get("status")}
     return Question(f"result:{call.tool_call_id}", prompt, kind="result", call=wanted)
 
 
@@ -234,17 +280,25 @@ def _verdict(answer: Any) -> ToolApproved | ToolDenied:
 
 
 def _told(result: Any) -> dict[str, Any]:
-    """A tool's result as JSON."""
-    content = None
+    """A tool's result as JSON.
+
+    Raises:
+        ToolFailed: It cannot be.
+    """
+    content: Sequence[UserContent] | str | None = None
     if isinstance(result, ToolReturn):
         result, content = result.return_value, result.content
+    elif isinstance(result, BinaryContent):
+        result, content = f"{result.media_type}, which follows", [result]
     try:
         told = {"result": jsonvalue.copy(to_jsonable_python(result), where="the result")}
         if content is not None:
-            items = [content] if isinstance(content, str) else list(content)
+            items: list[UserContent] = [content] if isinstance(content, str) else list(content)
             told["content"] = _user_content.dump_python(items, mode="json")
-    except (PydanticSerializationError, InvalidInput) as error:
+    except ValueError as error:
         raise ToolFailed(f"the tool returned a {type(result).__name__}, which is not JSON: {error}") from None
+    except SojournError as error:
+        raise ToolFailed(f"the tool returned what is not JSON: {error.message}") from None
     return told
 
 
@@ -260,6 +314,6 @@ def _effects(ctx: ToolContext) -> dict[str, Any]:
         effects["actions"] = ctx._actions.model_dump(mode="json", exclude_unset=True)
     if ctx._transfer is not None:
         effects["transfer"] = ctx._transfer
-    if ctx.ended:
-        effects["ended"] = True
+    if ctx._ends:
+        effects["ends"] = True
     return effects

@@ -39,6 +39,9 @@ QUESTIONS = (ASK_CALL, CONFIRM_CALL)
 GO_ON = "Go on."
 """What a model is told if the last word was its own."""
 
+REMEMBERED = "What is remembered from earlier conversations with this user:"
+"""What memories are introduced with."""
+
 # -- what a model reads -----------------------------------------------------------------------------------------------
 
 
@@ -57,6 +60,11 @@ async def messages_of(ctx: Context, events: Iterable[Event]) -> list[ModelMessag
         await reader.read(event)
     if not reader.messages or isinstance(reader.messages[-1], ModelResponse):
         reader.messages.append(ModelRequest([UserPromptPart(GO_ON)]))
+    if ctx.memories:
+        # With the newest request: what comes before it stays the same from run to run, and providers cache that.
+        found = "\n".join(f"- {memory.text}" for memory in ctx.memories)
+        last = reader.messages[-1]
+        reader.messages[-1] = ModelRequest([*last.parts, UserPromptPart(f"{REMEMBERED}\n{found}")])
     return reader.messages
 
 
@@ -175,20 +183,22 @@ def _url(file: FileData) -> UserContent:
 # -- what a model said ------------------------------------------------------------------------------------------------
 
 
-def content_of(response: ModelResponse, hidden: frozenset[str]) -> Content | None:
+def content_of(response: ModelResponse, hidden: frozenset[str] = frozenset(), *, text: bool = True) -> Content | None:
     """A model's response as content.
 
     Args:
         response: The response.
         hidden: Names of calls that carry the agent's output: nobody else is to see them.
+        text: Whether its text is for others; else it is the agent's output too.
 
     Returns:
         The content; None if there is nothing in it.
     """
     parts: list[Part] = []
     for part in response.parts:
-        if isinstance(part, TextPart) and part.content:
-            parts.append(Part(text=part.content))
+        if isinstance(part, TextPart):
+            if part.content and text:
+                parts.append(Part(text=part.content))
         elif isinstance(part, ThinkingPart) and part.content:
             parts.append(Part(text=part.content, thought=True))
         elif isinstance(part, ToolCallPart) and part.tool_name not in hidden:
@@ -219,7 +229,7 @@ def usage_of(usage: RequestUsage) -> Usage | None:
         candidates_token_count=usage.output_tokens,
         total_token_count=usage.input_tokens + usage.output_tokens,
         cached_content_token_count=usage.cache_read_tokens,
-        thoughts_token_count=usage.details.get("reasoning_tokens", 0),
+        thoughts_token_count=usage.output_reasoning_tokens,
     )
 
 

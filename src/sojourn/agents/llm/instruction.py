@@ -41,9 +41,6 @@ async def instructions_of(ctx: Context, instruction: Instruction, targets: list[
     sections = [f"You are an agent. Your name is {ctx.agent.name!r}.", text]
     if ctx.agent.description:
         sections[0] += f" You are described as: {ctx.agent.description}"
-    if ctx.memories:
-        found = "\n".join(f"- {memory.text}" for memory in ctx.memories)
-        sections.append(f"From earlier conversations with this user:\n{found}")
     if targets:
         sections.append(
             "If another agent is better suited to answer, hand over to it with the tool transfer_to_agent and say nothing "

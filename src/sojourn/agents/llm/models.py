@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from typing import Any
+from typing import NamedTuple
 
 from pydantic_ai.exceptions import (
     ContentFilterError,
+    FallbackExceptionGroup,
     ModelAPIError,
     ModelAuthenticationError,
     ModelConnectionError,
@@ -27,7 +29,9 @@ from pydantic_ai.exceptions import (
 )
 from pydantic_ai.models import Model, infer_model
 
-from sojourn.errors import InvalidInput, ModelError, SojournError, Unsupported
+from sojourn.errors import AgentError, InvalidInput, ModelError, SojournError, Unsupported
+
+logger = logging.getLogger("sojourn.llm")
 
 MAX_ATTEMPTS = 4
 """How often a model is asked for one answer, as long as its provider asks to come back later."""
@@ -95,43 +99,69 @@ def retry_delay(error: Exception, attempt: int) -> float | None:
         error: Why it did not answer.
         attempt: How often it was asked.
     """
-    if attempt >= MAX_ATTEMPTS or not isinstance(error, ModelRateLimitError | ModelUnavailableError):
+    if attempt >= MAX_ATTEMPTS or not isinstance(error, _WORTH_ANOTHER_TRY):
         return None
-    delay = error.retry_after if error.retry_after is not None else 0.5 * 2**attempt
+    asked = error.retry_after if isinstance(error, ModelAPIError) else None
+    delay = asked if asked is not None else 0.5 * 2**attempt
     return delay if delay <= MAX_DELAY else None
 
 
-# The first that fits; what is more special comes first.
-_CODES: tuple[tuple[type[Exception], str, bool], ...] = (
-    (ModelRateLimitError, "model.rate_limited", True),
-    (ModelQuotaExceededError, "model.quota_exceeded", False),
-    (ModelUnavailableError, "model.unavailable", True),
-    (ModelAuthenticationError, "model.unauthorized", False),
-    (ModelNotFoundError, "model.unknown", False),
-    (ModelContextWindowExceededError, "model.context_exceeded", False),
-    (ModelRequestRejectedError, "model.rejected", False),
-    (ModelTimeoutError, "model.timeout", True),
-    (ModelRequestTimeout, "model.timeout", True),
-    (ModelConnectionError, "model.unreachable", True),
-    (ModelServerError, "model.failed", True),
-    (ModelHTTPError, "model.failed", False),
-    (ModelAPIError, "model.failed", False),
-    (ContentFilterError, "model.filtered", False),
-    (OutputTokenLimitExceeded, "model.cut_off", False),
-    (UnexpectedModelBehavior, "model.bad_answer", False),
+_WORTH_ANOTHER_TRY = (
+    ModelRateLimitError,
+    ModelUnavailableError,
+    ModelServerError,
+    ModelConnectionError,
+    ModelRequestTimeout,
 )
 
 
-def model_error(error: Exception, agent: str) -> SojournError:
-    """A failure of a model or its provider as an error of ours.
+class _Meaning(NamedTuple):
+    """What a failure means: its code, whether the same may work later, and what to say of it."""
+
+    code: str
+    retryable: bool
+    says: str
+
+
+# The first that fits; what is more special comes first.
+_MEANINGS: tuple[tuple[type[BaseException], _Meaning], ...] = (
+    (ModelRateLimitError, _Meaning("model.rate_limited", True, "its provider's rate limit is reached")),
+    (ModelQuotaExceededError, _Meaning("model.quota_exceeded", False, "the account's quota is used up")),
+    (ModelUnavailableError, _Meaning("model.unavailable", True, "its provider cannot serve it at the moment")),
+    (ModelAuthenticationError, _Meaning("model.unauthorized", False, "its provider does not accept the key")),
+    (ModelNotFoundError, _Meaning("model.unknown", False, "its provider knows no such model")),
+    (ModelContextWindowExceededError, _Meaning("model.context_exceeded", False, "the conversation is too long for it")),
+    (ModelRequestRejectedError, _Meaning("model.rejected", False, "its provider refuses the request")),
+    (ModelTimeoutError, _Meaning("model.timeout", True, "it did not answer in time")),
+    (ModelRequestTimeout, _Meaning("model.timeout", True, "it did not answer in time")),
+    (ModelConnectionError, _Meaning("model.unreachable", True, "its provider cannot be reached, or hung up")),
+    (ModelServerError, _Meaning("model.failed", True, "its provider failed")),
+    (ModelAPIError, _Meaning("model.failed", False, "its provider failed")),
+    (ContentFilterError, _Meaning("model.filtered", False, "its provider's content filter kept the answer back")),
+    (OutputTokenLimitExceeded, _Meaning("model.cut_off", False, "the answer is longer than it may be; see max_tokens")),
+    (UnexpectedModelBehavior, _Meaning("model.bad_answer", False, "its answers cannot be used")),
+    (NotImplementedError, _Meaning("model.unsupported_content", False, "it cannot take what the conversation holds")),
+)
+_UNKNOWN = _Meaning("model.failed", False, "it failed")
+
+
+def model_error(error: BaseException, agent: str) -> SojournError:
+    """A failure of a model or its provider as an error of ours. What the provider said is not for clients: it is logged.
 
     Args:
         error: What pydantic-ai raised.
         agent: The agent whose model it is.
     """
-    message = f"the model of agent {agent!r} failed: {error}"
-    for kind, code, retryable in _CODES:
-        if isinstance(error, kind):
-            after: Any = getattr(error, "retry_after", None)
-            return ModelError(message, code=code, retryable=retryable, retry_after=after)
-    return ModelError(message, code="model.failed")
+    if isinstance(error, FallbackExceptionGroup):
+        return model_error(error.exceptions[-1], agent)
+    logger.warning("the model of agent %s failed: %s", agent, error)
+    if isinstance(error, UserError):
+        return AgentError(f"agent {agent!r} cannot run: {error}", code="agent.invalid")
+    meaning = next((meaning for kind, meaning in _MEANINGS if isinstance(error, kind)), _UNKNOWN)
+    status = f" (HTTP status {error.status_code})" if isinstance(error, ModelHTTPError) else ""
+    return ModelError(
+        f"the model of agent {agent!r} gave no answer: {meaning.says}{status}",
+        code=meaning.code,
+        retryable=meaning.retryable,
+        retry_after=error.retry_after if isinstance(error, ModelAPIError) else None,
+    )

@@ -33,13 +33,18 @@ class ToolContext(Context):
             that the tool calls, and what they do is done once even if the process dies in mid-call.
     """
 
-    __slots__ = ("call_id", "idempotency_key", "tool_name")
+    __slots__ = ("_ends", "call_id", "idempotency_key", "tool_name")
 
     def __init__(self, ctx: Context, state: State, tool_name: str, call_id: str, key: str) -> None:
         super().__init__(ctx._attempt, ctx.agent, state, ctx.branch, ctx.path(key), ctx._boundary)
         self.tool_name = tool_name
         self.call_id = call_id
         self.idempotency_key = ctx.step_id(key)
+        self._ends = False
+
+    def end_invocation(self) -> None:
+        """Ends the run once the results of this turn are stored."""
+        self._ends = True
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,0 +1,211 @@
+"""Calls of the model: each is a step of the run, and what it says is streamed as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import TypeAdapter
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelResponse,
+    ModelResponseStreamEvent,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+    ThinkingPart,
+    ThinkingPartDelta,
+    ToolCallPart,
+    ToolCallPartDelta,
+)
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+
+from sojourn import jsonvalue, platform
+from sojourn.agents.context import MODEL_STEP
+from sojourn.agents.llm.conversation import content_of, response_of
+from sojourn.agents.llm.models import retry_delay
+from sojourn.content import Content
+from sojourn.event import CallDelta, Thought
+from sojourn.run.config import StreamingMode
+
+if TYPE_CHECKING:
+    from sojourn.agents.llm.turns import Turns
+
+logger = logging.getLogger("sojourn.llm")
+
+PIECES_PER_TURN = 64
+"""Pieces of an answer after which other tasks get a turn: a buffered stream gives hundreds without waiting."""
+
+_response: TypeAdapter[ModelResponse] = TypeAdapter(ModelResponse)
+
+
+class RecordedModel(WrapperModel):
+    """A model whose answers are steps of a run, for one agent in one attempt.
+
+    Args:
+        wrapped: The model that answers.
+        turns: What the answers are for.
+    """
+
+    def __init__(self, wrapped: Model, turns: Turns) -> None:
+        super().__init__(wrapped)
+        self._turns = turns
+        self._count = 0
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Asks the model, or gives what it answered in an earlier attempt."""
+        turns = self._turns
+        turns.ctx.turn()
+        self._count += 1
+        answer = _Answer(self.wrapped, turns, model_request_parameters)
+        turns.answer = answer
+        fresh: ModelResponse | None = None
+
+        async def ask() -> Any:
+            nonlocal fresh
+            fresh = await self._instead(messages) or await answer.ask(messages, _without_retries(self.wrapped, model_settings))
+            fresh = answer.with_own_ids(await self._changed(fresh))
+            # Not `exclude_defaults`: what kind a part is, is a default.
+            return _response.dump_python(fresh, mode="json", exclude_none=True)
+
+        stored = await turns.ctx.step(f"{MODEL_STEP}{self._count}", ask, with_next_event=True)
+        if fresh is None:
+            fresh = _response.validate_python(stored)
+            turns.call_ids.update(p.tool_call_id for p in fresh.parts if isinstance(p, ToolCallPart))
+        return fresh
+
+    async def _instead(self, messages: Sequence[ModelMessage]) -> ModelResponse | None:
+        """What a callback says in place of the model."""
+        for callback in self._turns.agent.before_model:
+            given = callback(self._turns.ctx, messages)
+            given = await given if isawaitable(given) else given
+            if given is not None:
+                return response_of(Content.of(given, "model"))
+        return None
+
+    async def _changed(self, response: ModelResponse) -> ModelResponse:
+        """What a callback makes of what the model said."""
+        for callback in self._turns.agent.after_model:
+            given = callback(self._turns.ctx, content_of(response) or Content("model"))
+            given = await given if isawaitable(given) else given
+            if given is not None:
+                return replace(response, parts=response_of(Content.of(given, "model")).parts)
+        return response
+
+
+class _Answer:
+    """One answer of a model, while it comes.
+
+    Args:
+        model: Who answers.
+        turns: What it is for.
+        parameters: What the model is offered.
+    """
+
+    def __init__(self, model: Model, turns: Turns, parameters: ModelRequestParameters) -> None:
+        self._model = model
+        self._turns = turns
+        self._parameters = parameters
+        self.hidden = frozenset(tool.name for tool in parameters.output_tools)
+        # Its text is the output, as JSON: nothing for a screen.
+        self.text_is_output = parameters.output_mode in ("native", "prompted")
+        self._pieces = 0
+        # The ids of the calls, by those that the model gave them; and which call a part is.
+        self._own_ids: dict[str, str] = {}
+        self._calls: dict[int, tuple[str, str]] = {}
+
+    async def ask(self, messages: list[ModelMessage], settings: ModelSettings | None) -> ModelResponse:
+        """Asks the model, again if its provider asks to come back later and nothing was said yet."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                if self._turns.ctx.run_config.streaming_mode is StreamingMode.NONE:
+                    return await self._model.request(messages, settings, self._parameters)
+                return await self._stream(messages, settings)
+            except Exception as error:
+                delay = None if self._pieces else retry_delay(error, attempt)
+                if delay is None:
+                    raise
+                logger.warning("run %s: the model is asked again in %.1f s: %s", self._turns.ctx.run_id, delay, error)
+            await asyncio.sleep(delay)
+
+    async def _stream(self, messages: list[ModelMessage], settings: ModelSettings | None) -> ModelResponse:
+        write = self._turns.ctx.write
+        async with self._model.request_stream(messages, settings, self._parameters) as stream:
+            events = cast(AsyncIterator[ModelResponseStreamEvent], stream)
+            async for event in events:
+                piece = self._piece(event)
+                if piece:
+                    write(piece)
+                    self._pieces += 1
+                    if not self._pieces % PIECES_PER_TURN:
+                        await asyncio.sleep(0)
+            return stream.get()
+
+    def _piece(self, event: ModelResponseStreamEvent) -> str | CallDelta | None:
+        """What readers are sent of a stream's event, if anything."""
+        if isinstance(event, PartDeltaEvent):
+            delta = event.delta
+            if isinstance(delta, TextPartDelta):
+                return None if self.text_is_output else delta.content_delta
+            if isinstance(delta, ThinkingPartDelta):
+                return Thought(delta.content_delta or "")
+            if isinstance(delta, ToolCallPartDelta) and delta.args_delta and event.index in self._calls:
+                return CallDelta(*self._calls[event.index], _json_text(delta.args_delta))
+        elif isinstance(event, PartStartEvent):
+            part = event.part
+            if isinstance(part, TextPart):
+                return None if self.text_is_output else part.content
+            if isinstance(part, ThinkingPart):
+                return Thought(part.content)
+            if isinstance(part, ToolCallPart) and part.tool_name not in self.hidden:
+                call = self._calls[event.index] = (self._own_id(part.tool_call_id), part.tool_name)
+                return CallDelta(*call, _json_text(part.args or ""))
+        return None
+
+    def with_own_ids(self, response: ModelResponse) -> ModelResponse:
+        """The answer with ids of calls that no other call of the conversation has."""
+        if not any(isinstance(part, ToolCallPart) for part in response.parts):
+            return response
+        parts = list(response.parts)
+        for i, part in enumerate(parts):
+            if isinstance(part, ToolCallPart):
+                parts[i] = replace(part, tool_call_id=self._own_id(part.tool_call_id))
+        return replace(response, parts=parts)
+
+    def _own_id(self, given: str) -> str:
+        """The id of a call: the model's own if nobody has it; some count from 0 each time."""
+        known = self._own_ids.get(given)
+        if known is not None:
+            return known
+        turns = self._turns
+        # What the models of parallel branches are saying is not known here.
+        taken = turns.ctx.branch is not None or given in turns.call_ids
+        id_ = platform.new_id() if taken else given
+        turns.call_ids.add(id_)
+        self._own_ids[given] = self._own_ids[id_] = id_
+        return id_
+
+
+def _without_retries(model: Model, settings: ModelSettings | None) -> ModelSettings | None:
+    """Settings by which a provider's client leaves it to us to ask again; what the user has set counts."""
+    if "max_retries" in model.unsupported_settings:
+        return settings
+    return {"max_retries": 0, **(settings or {})}
+
+
+def _json_text(args: Any) -> str:
+    return args if isinstance(args, str) else jsonvalue.encode(args)
