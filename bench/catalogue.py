@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from bench import rows_disk, rows_history, rows_import, rows_memory, rows_peers, rows_queue, rows_run, rows_stream
+from bench import rows_disk, rows_history, rows_import, rows_llm, rows_memory, rows_peers, rows_queue, rows_run, rows_stream
 from bench.measure import Row
 
 ROWS: tuple[Row, ...] = (
     *rows_run.ROWS,
     *rows_peers.ROWS,
     *rows_stream.ROWS,
+    *rows_llm.ROWS,
     *rows_history.ROWS,
     *rows_import.ROWS,
     *rows_memory.ROWS,

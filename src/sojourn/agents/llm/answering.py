@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sojourn.llm")
 
+RANDOM_ID = 16
+"""Characters from which on a call's id is taken for one that no other call has ever had; shorter ones are counted."""
+
 PIECES_PER_TURN = 64
 """Pieces of an answer after which other tasks get a turn: a buffered stream gives hundreds without waiting."""
 
@@ -121,7 +124,8 @@ class _Answer:
         self.hidden = frozenset(tool.name for tool in parameters.output_tools)
         # Its text is the output, as JSON: nothing for a screen.
         self.text_is_output = parameters.output_mode in ("native", "prompted")
-        self._pieces = 0
+        # Pieces that readers were sent.
+        self.streamed = 0
         # The ids of the calls, by those that the model gave them; and which call a part is.
         self._own_ids: dict[str, str] = {}
         self._calls: dict[int, tuple[str, str]] = {}
@@ -136,7 +140,7 @@ class _Answer:
                     return await self._model.request(messages, settings, self._parameters)
                 return await self._stream(messages, settings)
             except Exception as error:
-                delay = None if self._pieces else retry_delay(error, attempt)
+                delay = None if self.streamed else retry_delay(error, attempt)
                 if delay is None:
                     raise
                 logger.warning("run %s: the model is asked again in %.1f s: %s", self._turns.ctx.run_id, delay, error)
@@ -150,8 +154,8 @@ class _Answer:
                 piece = self._piece(event)
                 if piece:
                     write(piece)
-                    self._pieces += 1
-                    if not self._pieces % PIECES_PER_TURN:
+                    self.streamed += 1
+                    if not self.streamed % PIECES_PER_TURN:
                         await asyncio.sleep(0)
             return stream.get()
 
@@ -192,8 +196,9 @@ class _Answer:
         if known is not None:
             return known
         turns = self._turns
-        # What the models of parallel branches are saying is not known here.
-        taken = turns.ctx.branch is not None or given in turns.call_ids
+        # What the models of parallel branches are saying is not known here, nor what lies beyond the window of history.
+        counted = len(given) < RANDOM_ID and not turns.knows_all
+        taken = turns.ctx.branch is not None or counted or given in turns.call_ids
         id_ = platform.new_id() if taken else given
         turns.call_ids.add(id_)
         self._own_ids[given] = self._own_ids[id_] = id_

@@ -25,7 +25,7 @@ from sojourn.agents.control import RunPaused
 from sojourn.agents.llm.tool import Tool, ToolContext
 from sojourn.agents.question import Question
 from sojourn.content import FunctionCall
-from sojourn.errors import Fenced, LimitExceeded, RunCancelled, SojournError, Unavailable
+from sojourn.errors import Fenced, LimitExceeded, RunCancelled, SojournError
 from sojourn.event import EventActions
 from sojourn.session.state import State, StateDelta
 
@@ -58,8 +58,8 @@ CONFIRMATION = {
 }
 """What a person answers who is asked whether a tool may be called."""
 
-_THE_RUN_ITSELF = (Fenced, Unavailable, LimitExceeded, RunCancelled)
-"""Errors that are not a tool's: they end the run."""
+MAX_FAILURE = 16_384
+"""Characters that a model is told of a failure; what libraries put into their errors has no bound."""
 
 _user_content: TypeAdapter[list[UserContent]] = TypeAdapter(
     list[UserContent], config={"ser_json_bytes": "base64", "val_json_bytes": "base64"}
@@ -131,14 +131,14 @@ class Calls:
         self._after = after
         self._outcomes: dict[str, dict[str, Any]] = {}
 
-    def hand_over(self, name: str) -> None:
+    def hand_over(self, call_id: str, name: str) -> None:
         """Takes note that a call hands over; it does so when the turn is over, so that no other call of it is left open.
 
         Raises:
             SojournError: It may not; see `Context.transfer_to`.
         """
         self._ctx._attempt.check_transfer(self._ctx, name)
-        self.transfer = self.transfer or name
+        self._outcomes.setdefault(call_id, {})["transfer"] = name
 
     # -- one call ---------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Calls:
             ToolFailed: The model is told that the call has failed.
         """
         tool = self._tools.get(name)
-        if tool is not None and not approved and tool.needs_approval(args):
+        if tool is not None and not approved and _needs_approval(tool, args):
             raise ApprovalRequired
         # What a tool did before it asked for leave itself is not what it does with it.
         key = f"tool:{call_id}:approved" if approved and (tool is None or not tool.require_approval) else f"tool:{call_id}"
@@ -187,23 +187,26 @@ class Calls:
             async with asyncio.timeout(limit) as bound:
                 outcome = _told(await self._result(ctx, args, body))
         except ModelRetry as error:
-            return {"retry": error.message}
+            return {"retry": _cut(error.message)}
         except ToolFailed as error:
-            return {"failed": error.message}
+            return {"failed": _cut(error.message)}
         except ApprovalRequired as error:
             return {"approval": error.metadata}
         except CallDeferred as error:
             return {"deferred": error.metadata}
-        except _THE_RUN_ITSELF:
+        except (Fenced, RunCancelled):
             raise
         except SojournError as error:
-            return {"failed": f"{error.code}: {error.message}"}
+            if isinstance(error, LimitExceeded) and error.code.startswith("run."):
+                # The run's own bounds are not the tool's failure.
+                raise
+            return {"failed": _cut(f"{error.code}: {error.message}")}
         except Exception as error:
             if isinstance(error, TimeoutError) and bound.expired():
                 return {"failed": f"it took longer than {limit:g} seconds"}
             logger.warning("tool %s failed in run %s", ctx.tool_name, ctx.run_id, exc_info=error)
-            return {"failed": f"{type(error).__name__}: {error}"}
-        return outcome | _effects(ctx)
+            return {"failed": _cut(f"{type(error).__name__}: {error}")}
+        return _bounded(outcome | _effects(ctx), ctx.run_config.max_event_bytes)
 
     async def _result(self, ctx: ToolContext, args: dict[str, Any], body: Body) -> Any:
         for before in self._before:
@@ -234,7 +237,7 @@ class Calls:
             if "actions" in outcome:
                 ctx.set_actions(**outcome["actions"])
             if "transfer" in outcome:
-                self.hand_over(outcome["transfer"])
+                self.transfer = self.transfer or outcome["transfer"]
             self.ends = self.ends or "ends" in outcome
 
     # -- people -----------------------------------------------------------------------------------------------------
@@ -259,6 +262,14 @@ class Calls:
         )
 
 
+def _needs_approval(tool: Tool, args: dict[str, Any]) -> bool:
+    try:
+        return tool.needs_approval(args)
+    except Exception as error:
+        logger.warning("require_approval of tool %s failed", tool.name, exc_info=error)
+        raise ToolFailed("whether this call is allowed could not be found out; it was not made") from None
+
+
 def _confirm(call: ToolCallPart, metadata: dict[str, Any]) -> Question:
     wanted = FunctionCall(id=call.tool_call_id, name=call.tool_name, args=call.args_as_dict())
     hint = metadata.get("hint") or f"May {call.tool_name} be called with {jsonvalue.encode(wanted.args)}?"
@@ -277,6 +288,10 @@ def _verdict(answer: Any) -> ToolApproved | ToolDenied:
         return ToolApproved()
     reason = None if isinstance(answer, bool) else answer.get("reason")
     return ToolDenied(f"A person denied this call{f': {reason}' if reason else '.'}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_FAILURE else f"{text[:MAX_FAILURE]}…"
 
 
 def _told(result: Any) -> dict[str, Any]:
@@ -300,6 +315,14 @@ def _told(result: Any) -> dict[str, Any]:
     except SojournError as error:
         raise ToolFailed(f"the tool returned what is not JSON: {error.message}") from None
     return told
+
+
+def _bounded(outcome: dict[str, Any], max_bytes: int) -> dict[str, Any]:
+    """An outcome that a step may have; a failure in place of one that is too large for that."""
+    size = jsonvalue.size(outcome)
+    if size <= max_bytes:
+        return outcome
+    return {"failed": f"the result is too large: {size} bytes, more than {max_bytes}; ask for less of it"}
 
 
 def _effects(ctx: ToolContext) -> dict[str, Any]:

@@ -55,7 +55,8 @@ async def messages_of(ctx: Context, events: Iterable[Event]) -> list[ModelMessag
         ctx: The agent's context; files that events refer to are loaded through it.
         events: In the order that `ctx.history` gives them.
     """
-    reader = _Reader(ctx)
+    events = list(events)
+    reader = _Reader(ctx, events)
     for event in events:
         await reader.read(event)
     if not reader.messages or isinstance(reader.messages[-1], ModelResponse):
@@ -68,33 +69,63 @@ async def messages_of(ctx: Context, events: Iterable[Event]) -> list[ModelMessag
     return reader.messages
 
 
+def with_message(ctx: Context, events: Sequence[Event]) -> list[Event]:
+    """Events with what the user said to open the run, which a small window may have left out."""
+    run_id = ctx.run_id
+    own = next((i for i, event in enumerate(events) if event.run_id == run_id), len(events))
+    if any(event.is_message() and event.run_id == run_id for event in events[own:]):
+        return list(events)
+    message = Event(run_id=run_id, author=USER, content=ctx.user_content, ordinal=0)
+    return [*events[:own], message, *events[own:]]
+
+
+def as_the_run_began(run_id: str, events: Sequence[Event]) -> list[Event]:
+    """Events without those of later runs: while the run waited for a person, the conversation went on without it.
+
+    What the run's model is shown after the answer is so what it was shown before it asked.
+    """
+    own = next((i for i, event in enumerate(events) if event.is_message() and event.run_id == run_id), -1)
+    later = {event.run_id for event in events[own + 1 :] if event.is_message()}
+    later.discard(run_id)
+    # A summary stands for what came before it, whoever wrote it.
+    return [event for event in events if event.run_id not in later or event.actions.summary_until is not None]
+
+
 class _Reader:
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, events: Sequence[Event]) -> None:
         self.messages: list[ModelMessage] = []
         self._ctx = ctx
         self._name = ctx.agent.name
         # The calls that the agent made, by id, with the function's name.
         self._calls: dict[str, str] = {}
+        # Who has said something in which run.
+        self._spoke = {(e.run_id, e.author) for e in events if _answers(e)}
+        self._answered = {run_id for run_id, _ in self._spoke}
 
     async def read(self, event: Event) -> None:
         """Adds what an event says."""
         content = event.content
         if content is None:
             if event.output is not None and event.author != USER:
-                self._heard(event, Content("model").with_text(jsonvalue.encode(event.output)))
+                output = Content("model").with_text(jsonvalue.encode(event.output))
+                if event.author == self._name:
+                    await self._own(output)
+                else:
+                    await self._heard(event, output)
             return
-        returns = [self._returned(r) for r in content.get_function_responses() if r.id in self._calls]
+        given = [] if event.is_message() else content.get_function_responses()
+        returns = [self._returned(r) for r in given if r.id in self._calls]
         if returns:
             self._request(returns)
             return
         if event.author == self._name and content.role != USER:
-            self._own(content)
+            await self._own(content)
         elif event.author == USER:
-            said = [item for part in content.parts for item in await self._items(part)]
+            said = [item for part in content.parts for item in await self._items(event, part)]
             if said:
                 self._request([UserPromptPart(said[0] if len(said) == 1 and isinstance(said[0], str) else said)])
         else:
-            self._heard(event, content)
+            await self._heard(event, content)
 
     def _request(self, parts: Sequence[ModelRequestPart]) -> None:
         last = self.messages[-1] if self.messages else None
@@ -103,7 +134,7 @@ class _Reader:
         else:
             self.messages.append(ModelRequest(list(parts)))
 
-    def _own(self, content: Content) -> None:
+    async def _own(self, content: Content) -> None:
         parts: list[ModelResponsePart] = []
         for part in content.parts:
             call = part.function_call
@@ -114,6 +145,12 @@ class _Reader:
                 parts.append(ToolCallPart(call.name, dict(call.args), call.id))
             elif part.inline_data is not None:
                 parts.append(FilePart(_binary(part.inline_data)))
+            elif part.file_data is not None:
+                shown = await file_content(self._ctx, part.file_data)
+                if isinstance(shown, BinaryContent):
+                    parts.append(FilePart(shown))
+                else:
+                    parts.append(TextPart(shown if isinstance(shown, str) else _note(part)))
         if not parts:
             return
         last = self.messages[-1] if self.messages else None
@@ -126,7 +163,7 @@ class _Reader:
         id_ = response.id or ""
         return ToolReturnPart(self._calls[id_], plain_result(response.response), id_)
 
-    def _heard(self, event: Event, content: Content) -> None:
+    async def _heard(self, event: Event, content: Content) -> None:
         """Tells what another agent said."""
         lines: list[str] = []
         for part in content.parts:
@@ -138,17 +175,59 @@ class _Reader:
             elif part.function_response is not None and part.function_response.name not in QUESTIONS:
                 answer = part.function_response
                 lines.append(f"[{event.author}] got from {answer.name}: {jsonvalue.encode(answer.response)}")
+            elif part.file_data is not None and (part.file_data.mime_type or "").startswith("text/"):
+                shown = await file_content(self._ctx, part.file_data)
+                lines.append(f"[{event.author}] said: {shown if isinstance(shown, str) else _note(part)}")
+            elif part.inline_data is not None or part.file_data is not None:
+                lines.append(f"[{event.author}] gave: {_note(part)}")
         if lines:
             self._request([UserPromptPart("For context:\n" + "\n".join(lines))])
 
-    async def _items(self, part: Part) -> list[UserContent]:
+    async def _items(self, event: Event, part: Part) -> list[UserContent]:
         if part.text is not None:
             return [part.text] if part.text and not part.thought else []
+        if (part.inline_data is not None or part.file_data is not None) and not self._can_take(event, part):
+            return [_note(part)]
         if part.inline_data is not None:
             return [_binary(part.inline_data)]
         if part.file_data is not None:
             return [await file_content(self._ctx, part.file_data)]
         return []
+
+    def _can_take(self, event: Event, part: Part) -> bool:
+        """Whether a file may be shown as it is: one that a model cannot take must not fail later runs, too."""
+        run_id = event.run_id
+        if run_id == self._ctx.run_id or (run_id, self._name) in self._spoke:
+            return True
+        return run_id in self._answered and _is_common(part)
+
+
+def _answers(event: Event) -> bool:
+    said = event.content is not None or event.output is not None
+    return said and event.author != USER and event.error_code is None
+
+
+def _is_common(part: Part) -> bool:
+    """Whether a file is of a kind that models mostly take."""
+    file = part.file_data
+    if file is not None and not file.file_uri.startswith(ARTIFACT_SCHEME):
+        return file.file_uri.startswith(("https://", "http://")) and (file.mime_type or "").startswith(_COMMON)
+    return _kind_of(part).startswith(_COMMON)
+
+
+_COMMON = ("image/", "text/", "application/pdf", "audio/wav", "audio/mpeg", "audio/mp3")
+
+
+def _kind_of(part: Part) -> str:
+    file = part.inline_data or part.file_data
+    return (file.mime_type if file is not None else None) or "unknown"
+
+
+def _note(part: Part) -> str:
+    """What stands for a file that is not shown."""
+    file = part.file_data
+    uri = "" if file is None or file.file_uri.startswith(ARTIFACT_SCHEME) else f": {file.file_uri}"
+    return f"[a file of type {_kind_of(part)}, which is not shown{uri}]"
 
 
 async def file_content(ctx: Context, file: FileData) -> UserContent:

@@ -19,7 +19,7 @@ Instruction = str | Callable[["Context"], str | Awaitable[str]]
 """A text with fields, or a function of the context, sync or async, whose text is taken as it is."""
 
 # A state key, or an artifact; anything else in braces (JSON, code) is no field.
-_FIELD = re.compile(r"\{((?:app:|user:|temp:|artifact:)?[A-Za-z_][\w./-]*)(\?)?\}")
+_FIELD = re.compile(r"\{((?:app:|user:|temp:|artifact:(?:user:)?)?[A-Za-z_][\w./-]*)(\?)?\}")
 
 
 async def instructions_of(ctx: Context, instruction: Instruction, targets: list[Agent]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-import os
 import re
-from typing import NamedTuple
+import traceback
+from typing import Any, NamedTuple, cast
 
 from pydantic_ai.exceptions import (
     ContentFilterError,
@@ -28,6 +29,7 @@ from pydantic_ai.exceptions import (
     UserError,
 )
 from pydantic_ai.models import Model, infer_model
+from pydantic_ai.providers import Provider, infer_provider_class
 
 from sojourn.errors import AgentError, InvalidInput, ModelError, SojournError, Unsupported
 
@@ -51,7 +53,7 @@ def resolve(model: Model | str, base_url: str | None, api_key: str | None) -> Mo
     Args:
         model: `provider:name`, or a model of pydantic-ai's, which is taken as it is.
         base_url: Address of a server that speaks OpenAI's protocol; the name's provider, if any, must be `openai` then.
-        api_key: Its key; what `OPENAI_API_KEY` says if omitted, and no key if that is not set.
+        api_key: The key. Without it, the provider's environment variable is read; with a `base_url`, a placeholder is sent.
 
     Raises:
         InvalidInput: `model.unknown`, `model.no_key`, `model.invalid`.
@@ -64,17 +66,28 @@ def resolve(model: Model | str, base_url: str | None, api_key: str | None) -> Mo
     if base_url is not None:
         return _openai_compatible(model, base_url, api_key)
     try:
-        return infer_model(model)
+        return infer_model(model) if api_key is None else infer_model(model, lambda name: _provider(name, api_key))
     except ImportError as error:
         message = f"model {model!r} needs a package that is not installed: {error}"
         raise Unsupported(message, code="model.not_installed") from None
     except UserError as error:
-        key = re.search(r"\b[A-Z][A-Z0-9_]*(?:KEY|TOKEN|PROJECT|REGION|URL)\b", str(error))
+        key = re.search(r"\b[A-Z][A-Z0-9_]*(?:KEY|TOKEN|PROJECT|REGION|URL|ENDPOINT)\b", str(error))
         if key is None:
             raise InvalidInput(f"{error}; give 'provider:name', for example 'openai:gpt-5'", code="model.unknown") from None
         raise InvalidInput(
-            f"model {model!r} needs a key: set the environment variable {key[0]}; {LOCAL_MODELS}", code="model.no_key"
+            f"model {model!r} needs the environment variable {key[0]}, which is not set; {LOCAL_MODELS}", code="model.no_key"
         ) from None
+
+
+def _provider(name: str, api_key: str) -> Provider[Any]:
+    """A provider with a key of its own, in place of the environment's."""
+    try:
+        made: Any = infer_provider_class(name)
+    except ValueError:
+        raise UserError(f"Unknown provider: {name}") from None
+    if "api_key" not in inspect.signature(made).parameters:
+        raise InvalidInput(f"provider {name!r} takes no api_key; set its environment variables", code="model.invalid")
+    return cast(Provider[Any], made(api_key=api_key))
 
 
 def _openai_compatible(model: str, base_url: str, api_key: str | None) -> Model:
@@ -87,9 +100,8 @@ def _openai_compatible(model: str, base_url: str, api_key: str | None) -> Model:
         from pydantic_ai.providers.openai import OpenAIProvider
     except ImportError as error:
         raise Unsupported(f"base_url needs the openai package: {error}", code="model.not_installed") from None
-    # A server of one's own mostly asks for no key, but the client insists on one.
-    key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
-    return OpenAIChatModel(name, provider=OpenAIProvider(base_url=base_url, api_key=key))
+    # A server of one's own mostly asks for no key, but the client insists on one; OpenAI's is not for others' servers.
+    return OpenAIChatModel(name, provider=OpenAIProvider(base_url=base_url, api_key=api_key or "none"))
 
 
 def retry_delay(error: Exception, attempt: int) -> float | None:
@@ -134,7 +146,7 @@ _MEANINGS: tuple[tuple[type[BaseException], _Meaning], ...] = (
     (ModelRequestRejectedError, _Meaning("model.rejected", False, "its provider refuses the request")),
     (ModelTimeoutError, _Meaning("model.timeout", True, "it did not answer in time")),
     (ModelRequestTimeout, _Meaning("model.timeout", True, "it did not answer in time")),
-    (ModelConnectionError, _Meaning("model.unreachable", True, "its provider cannot be reached, or hung up")),
+    (ModelConnectionError, _Meaning("model.unreachable", True, "its server cannot be reached, or hung up; does it run?")),
     (ModelServerError, _Meaning("model.failed", True, "its provider failed")),
     (ModelAPIError, _Meaning("model.failed", False, "its provider failed")),
     (ContentFilterError, _Meaning("model.filtered", False, "its provider's content filter kept the answer back")),
@@ -143,6 +155,9 @@ _MEANINGS: tuple[tuple[type[BaseException], _Meaning], ...] = (
     (NotImplementedError, _Meaning("model.unsupported_content", False, "it cannot take what the conversation holds")),
 )
 _UNKNOWN = _Meaning("model.failed", False, "it failed")
+
+_TOO_LONG = "exceed_context_size_error"
+"""What llama.cpp's server calls a conversation that is too long; pydantic-ai knows the words of other servers."""
 
 
 def model_error(error: BaseException, agent: str) -> SojournError:
@@ -156,12 +171,40 @@ def model_error(error: BaseException, agent: str) -> SojournError:
         return model_error(error.exceptions[-1], agent)
     logger.warning("the model of agent %s failed: %s", agent, error)
     if isinstance(error, UserError):
+        if "conflicts with existing tool" in str(error):
+            return AgentError(f"two tools of agent {agent!r} have one name: {error}", code="tool.duplicate_name")
         return AgentError(f"agent {agent!r} cannot run: {error}", code="agent.invalid")
-    meaning = next((meaning for kind, meaning in _MEANINGS if isinstance(error, kind)), _UNKNOWN)
+    kind = type(error)
+    if isinstance(error, ModelHTTPError) and isinstance(error.body, dict) and error.body.get("type") == _TOO_LONG:
+        kind = ModelContextWindowExceededError
+    meaning = next((meaning for known, meaning in _MEANINGS if issubclass(kind, known)), _UNKNOWN)
     status = f" (HTTP status {error.status_code})" if isinstance(error, ModelHTTPError) else ""
+    after = error.retry_after if isinstance(error, ModelAPIError) else None
+    later = f"; try again in {after:g} seconds" if after is not None and meaning.retryable else ""
     return ModelError(
-        f"the model of agent {agent!r} gave no answer: {meaning.says}{status}",
+        f"the model of agent {agent!r} gave no answer: {meaning.says}{status}{later}",
         code=meaning.code,
         retryable=meaning.retryable,
-        retry_after=error.retry_after if isinstance(error, ModelAPIError) else None,
+        retry_after=after,
     )
+
+
+def unsupported_content(error: Exception, agent: str) -> SojournError | None:
+    """The error of ours if a request could not be made of the conversation, such as of a file of a kind unknown to the model.
+
+    Only what pydantic-ai itself raised while it mapped or fetched content is: all else is of the user's code.
+
+    Args:
+        error: Any error out of a run.
+        agent: The agent whose model it is.
+    """
+    walked = traceback.walk_tb(error.__traceback__)
+    frames = [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walked]
+    mapped = isinstance(error, ValueError | RuntimeError) and frames and frames[-1][0].startswith(_MAPPING)
+    if not mapped and ("pydantic_ai.models", "download_item") not in frames:
+        return None
+    return model_error(NotImplementedError(str(error)), agent)
+
+
+_MAPPING = ("pydantic_ai.models", "pydantic_ai.messages", "pydantic_ai._ssrf")
+"""Modules that make a provider's request of the conversation."""

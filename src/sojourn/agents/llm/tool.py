@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +80,12 @@ class Tool:
 
     def needs_approval(self, args: dict[str, Any]) -> bool:
         """Whether a call with these arguments needs a person's leave."""
-        return self.require_approval(**args) if callable(self.require_approval) else self.require_approval
+        if not callable(self.require_approval):
+            return self.require_approval
+        # What the model left out has the value that the call would have.
+        given = inspect.signature(self.fn).parameters
+        defaults = {name: p.default for name, p in given.items() if p.default is not p.empty and p.kind is not p.VAR_KEYWORD}
+        return bool(self.require_approval(**{**defaults, **args}))
 
 
 @overload
@@ -109,6 +115,8 @@ def tool(fn: ToolFunction | None = None, /, *, name: str | None = None, **option
             made = Tool(function, name or str(getattr(function, "__name__", type(function).__name__)), **options)
         except TypeError as error:
             raise InvalidInput(f"@tool: {error}", code="tool.invalid") from None
+        if inspect.iscoroutinefunction(made.require_approval):
+            raise InvalidInput(f"require_approval of tool {made.name!r} must be a plain function", code="tool.invalid")
         if made.timeout is not None and made.timeout <= 0:
             raise InvalidInput(f"timeout of tool {made.name!r} must be positive, or None for no bound", code="tool.invalid")
         return made
@@ -116,12 +124,21 @@ def tool(fn: ToolFunction | None = None, /, *, name: str | None = None, **option
     return decorate if fn is None else decorate(fn)
 
 
+def body_of(fn: ToolFunction) -> Callable[..., Any]:
+    """The function that has the annotations and the docstring: of a partial what it calls, of an object its `__call__`."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn if inspect.isroutine(fn) or inspect.isclass(fn) else type(fn).__call__
+
+
 def context_parameter(fn: ToolFunction) -> str | None:
     """The name of the parameter that a function takes a `ToolContext` by, if it does."""
+    body = body_of(fn)
     try:
-        hints = inspect.get_annotations(fn, eval_str=True)
-    except NameError:
-        hints = inspect.get_annotations(fn)
+        hints = inspect.get_annotations(body, eval_str=True)
+    except Exception:
+        # Annotations may be any code, and name what only type checkers know.
+        hints = inspect.get_annotations(body)
     names = (ToolContext, Context, "ToolContext", "Context")
     return next((name for name, hint in hints.items() if hint in names and name != "return"), None)
 

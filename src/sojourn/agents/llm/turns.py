@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import Agent as Engine
 from pydantic_ai.exceptions import AgentRunError, FallbackExceptionGroup, UserError
-from pydantic_ai.messages import DeferredToolRequestsEvent, FunctionToolResultEvent, ModelResponse, ToolCallPart, ToolReturnPart
+from pydantic_ai.messages import (
+    ERROR_OUTCOMES,
+    DeferredToolRequestsEvent,
+    FunctionToolResultEvent,
+    ModelResponse,
+    ToolCallPart,
+    ToolReturnPart,
+)
 from pydantic_ai.run import AgentRun
 from pydantic_ai.usage import RequestUsage, UsageLimits
 from pydantic_core import to_jsonable_python
@@ -18,8 +25,15 @@ from sojourn.agents.base import Whole, Yielded
 from sojourn.agents.context import Context
 from sojourn.agents.llm.answering import RecordedModel
 from sojourn.agents.llm.calls import Calls
-from sojourn.agents.llm.conversation import content_of, messages_of, usage_of, wrapped_result
-from sojourn.agents.llm.models import model_error
+from sojourn.agents.llm.conversation import (
+    as_the_run_began,
+    content_of,
+    messages_of,
+    usage_of,
+    with_message,
+    wrapped_result,
+)
+from sojourn.agents.llm.models import model_error, unsupported_content
 from sojourn.content import Content, Part
 from sojourn.errors import ToolError
 from sojourn.event import Event
@@ -41,7 +55,8 @@ class Turns:
         ctx: Its context.
         targets: Whom it may hand over to.
         calls: The calls that its model makes.
-        call_ids: Ids of all calls of the conversation.
+        call_ids: Ids of the calls that are known of the conversation.
+        knows_all: Whether there are no others, beyond the window.
         answer: The answer of its model that came last.
     """
 
@@ -51,6 +66,7 @@ class Turns:
         self.targets: list[Agent] = ctx.reachable_agents()
         self.calls = Calls(ctx, agent.own_tools, agent.tool_timeout, agent.before_tool, agent.after_tool)
         self.call_ids: set[str] = set()
+        self.knows_all = True
         self.answer: _Answer
         self._spent: RequestUsage | None = None
 
@@ -63,7 +79,9 @@ class Turns:
         """
         events = await self.ctx.history()
         self.call_ids.update(call.id for event in events for call in event.get_function_calls() if call.id)
-        history = await messages_of(self.ctx, events)
+        self.knows_all = len(events) >= self.ctx.session.event_count
+        events = as_the_run_began(self.ctx.run_id, events)
+        history = await messages_of(self.ctx, with_message(self.ctx, events))
         model = RecordedModel(self.agent.resolved_model(), self)
         opening = engine.iter(
             message_history=history, instructions=instructions, model=model, deps=self, usage_limits=_NO_LIMITS
@@ -74,9 +92,14 @@ class Turns:
                 async for node in run:
                     if not Engine.is_call_tools_node(node):
                         continue
+                    if (paid := self._paid()) is not None:
+                        yield paid
                     said = self._said(node.model_response)
                     if said is not None:
                         yield Whole(said)
+                    elif self.answer.streamed:
+                        # A callback took back what readers were sent.
+                        yield Whole(Event(content=Content("model")))
                     returned: list[ToolReturnPart] = []
                     async with node.stream(run.ctx) as happened:
                         async for one in happened:
@@ -99,7 +122,14 @@ class Turns:
                 if run.result is not None and (output := self._output(run.result.output)) is not None:
                     yield output
         except (AgentRunError, FallbackExceptionGroup, UserError, NotImplementedError) as error:
+            if (paid := self._paid()) is not None:
+                yield paid
             raise model_error(error, self.agent.name) from error
+        except Exception as error:
+            unsupported = unsupported_content(error, self.agent.name)
+            if unsupported is None:
+                raise
+            raise unsupported from error
 
     async def _open(self, stack: AsyncExitStack, opening: Any) -> AgentRun[Turns, Any]:
         try:
@@ -112,6 +142,12 @@ class Turns:
                 code="tool.unavailable",
                 retryable=True,
             ) from error
+
+    def _paid(self) -> Event | None:
+        """Tells what answers have cost that nobody was shown: output that did not fit."""
+        spent, self._spent = self._spent, None
+        usage = None if spent is None else usage_of(spent)
+        return None if usage is None else Event(usage_metadata=usage)
 
     def _said(self, response: ModelResponse) -> Event | None:
         """A model's answer as an event; None if there is nothing in it for anybody else."""
@@ -151,4 +187,5 @@ class Turns:
 def _response_of(part: ToolReturnPart) -> dict[str, Any]:
     if part.outcome == "success":
         return wrapped_result(to_jsonable_python(part.content))
-    return {"error": part.model_response_str()}
+    told = part.model_response_object()
+    return told if part.outcome in ERROR_OUTCOMES else {"error": part.model_response_str()}
