@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pexpect
@@ -29,6 +30,12 @@ async def echo(ctx):
     ctx.state["turns"] = ctx.state.get("turns", 0) + 1
     for word in f"You said: {ctx.user_content.text}".split(" "):
         yield word + " "
+
+
+@agent
+async def listener(ctx):
+    heard = [e.text for e in await ctx.history() if e.author == "user" and e.run_id != ctx.run_id]
+    return f"{ctx.user_content.text} after {heard}"
 
 
 @agent
@@ -152,11 +159,12 @@ class Process:
     Args:
         args: Its arguments.
         cwd: Where it runs.
+        under: A command that runs it.
     """
 
-    def __init__(self, *args: str, cwd: Path) -> None:
+    def __init__(self, *args: str, cwd: Path, under: Sequence[str] = ()) -> None:
         self._popen = subprocess.Popen(
-            [*COMMAND, *args],
+            [*under, *COMMAND, *args],
             cwd=cwd,
             env=environment(),
             stdin=subprocess.PIPE,
@@ -184,15 +192,28 @@ class Process:
 
     def interrupt(self) -> None:
         """Presses Ctrl-C."""
-        self._popen.send_signal(signal.SIGINT)
+        self.send_signal(signal.SIGINT)
 
-    def interrupt_until_end(self) -> None:
-        """Presses Ctrl-C again and again, as people do: the system does not count presses that nobody has heard yet."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self._popen.send_signal(number)
+
+    def send_signals(self, number: signal.Signals) -> None:
+        """Sends a signal until it ends, as people press Ctrl-C: the system does not count what nobody has heard yet."""
         while True:
-            self.interrupt()
+            self.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(timeout=0.2)
                 return
+
+    def stop_reading(self) -> None:
+        """Closes this end of stdout and stderr."""
+        self._stdout.close()
+        self._stderr.close()
+
+    def wait(self) -> int:
+        """Waits for its end; returns the exit code."""
+        return self._popen.wait(timeout=30)
 
     def kill(self) -> None:
         """Ends it, without a chance to do anything."""
@@ -254,6 +275,14 @@ class Terminal:
     def ctrl_c(self) -> None:
         """Presses Ctrl-C."""
         self._child.sendintr()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self._child.kill(number)
+
+    def vanish(self) -> None:
+        """Closes the window."""
+        os.close(self._child.child_fd)
 
     def ctrl_d(self) -> None:
         """Presses Ctrl-D."""

@@ -71,6 +71,67 @@ def test_a_question_left_for_later_does_not_block_the_session(home):
     assert status_of_runs(home, "asker") == ["completed", "waiting"]
 
 
+def test_the_last_turn_is_repeated_and_edited(home):
+    lines = "/retry\n/edit nothing\nhello\n/retry\nthere\n/edit\n/edit  world \n/retry\n/session\n"
+    ran = sojourn("run", "agents.py:listener", cwd=home, stdin=lines)
+    assert ran.stdout.splitlines() == [
+        "hello after []",
+        "hello after []",
+        "there after ['hello']",
+        "world after ['hello']",
+        "world after ['hello']",
+        "session console of user user, app listener: 10 events",
+    ]
+    assert ran.stderr.count("nothing was said in this session yet") == 2
+    assert ran.stderr.count("/edit TEXT") == 1
+    again = sojourn("run", "agents.py:listener", cwd=home, stdin="/edit more\n")
+    assert again.stdout == "more after ['hello']\n"
+
+
+def test_a_turn_that_waits_is_not_repeated(home):
+    ran = sojourn("run", "agents.py:asker", cwd=home, stdin="hi\n/later\n/retry\n")
+    assert "[run.not_finished]" in ran.stderr
+    assert status_of_runs(home, "asker") == ["waiting"]
+
+
+def test_the_last_message_is_offered_for_editing(home):
+    with Terminal("run", "agents.py:listener", cwd=home) as terminal:
+        terminal.is_asked()
+        terminal.types("good morning")
+        terminal.sees("good morning after []")
+        terminal.is_asked()
+        terminal.types("/edit")
+        terminal.is_asked()
+        terminal.sees("edit> ")
+        terminal.types(", Ann")
+        terminal.sees("good morning, Ann after []")
+        terminal.is_asked()
+        terminal.types("/edit")
+        terminal.is_asked()
+        terminal.sees("edit> ")
+        terminal.ctrl_c()
+        terminal.sees("the last message stays as it was")
+        terminal.is_asked()
+        terminal.ctrl_d()
+        assert terminal.end() == 0
+    assert status_of_runs(home, "listener") == ["completed", "completed"]
+
+
+def test_a_stopped_turn_is_repeated(home):
+    with Terminal("run", "agents.py:moody", cwd=home) as terminal:
+        terminal.is_asked()
+        terminal.types("wait")
+        terminal.sees("one")
+        terminal.ctrl_c()
+        terminal.sees("stopped")
+        terminal.is_asked()
+        terminal.types("/edit go on")
+        terminal.is_asked()
+        terminal.ctrl_d()
+        assert terminal.end() == 0
+    assert status_of_runs(home, "moody") == ["completed", "cancelled [run.cancelled]"]
+
+
 def test_commands(home):
     ran = sojourn(
         "run", "agents.py:echo", cwd=home, stdin="/session\nhi\n/session\n/new\n/state\n/nothing\n//x\n/help\n/exit\nnever\n"

@@ -82,7 +82,7 @@ def loaded_after(code):
 
 def test_only_the_command_line_loads_its_libraries():
     assert loaded_after("import sojourn").isdisjoint({"typer", "rich", "prompt_toolkit"})
-    assert loaded_after("import sojourn.cli.main").isdisjoint({"rich", "prompt_toolkit"})
+    assert loaded_after("import sojourn.cli.main").isdisjoint({"rich", "prompt_toolkit", "yaml", "pydantic_ai"})
 
 
 def test_plain_output_does_without_its_libraries(home):

@@ -41,6 +41,22 @@ def test_json_that_fits_else_the_text(schema, text, answer):
 
 
 @pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("yes", True),
+        ("N", False),
+        ("true", True),
+        ('{"confirmed": false, "reason": "no"}', {"confirmed": False, "reason": "no"}),
+    ],
+)
+def test_leave_to_call_a_tool(text, answer):
+    schema = {"anyOf": [{"type": "boolean"}, {"type": "object", "required": ["confirmed"]}]}
+    assert parse_answer(text, question(schema, kind="confirm")) == answer
+    with pytest.raises(InvalidInput):
+        parse_answer("perhaps", question(schema, kind="confirm"))
+
+
+@pytest.mark.parametrize(
     ("schema", "text", "told"),
     [
         ({"type": "integer"}, "4.5", "4.5 is not of type 'integer'"),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 
 import pytest
@@ -166,6 +167,8 @@ def test_a_failure_in_json(home):
         (["agents.py:echo", "--file", "agents.py"], "needs a message"),
         (["agents.py:echo", "hi", "--reload"], "for a chat"),
         (["agents.py:echo", "hi", "--db", "postgresql://x"], "[store.unsupported_url]"),
+        (["agents.py:echo", "hi", "--db", ""], "[store.invalid_url]"),
+        (["agents.py:echo", "hi", "--db", ":memory:"], "[store.invalid_url]"),
         (["agents.py:echo", "hi", "there"], "there"),
         ([], "TARGET"),
     ],
@@ -176,6 +179,15 @@ def test_wrong_usage(home, args, told):
     assert ran.stdout == ""
     assert told in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("kind", ["Exception", "BaseException", "SystemExit"])
+def test_a_file_that_raises_is_told_in_one_line(home, kind):
+    (home / "broken.py").write_text(f"class Odd({kind}): pass\nraise Odd('caf\u00e9\\nau lait')\n", encoding="utf-8")
+    ran = sojourn("run", "broken.py:x", "hi", cwd=home)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.splitlines()[-1] == "error: broken.py cannot be imported: Odd: caf\u00e9 au lait [target.broken]"
+    assert re.findall(r'File ".*/(\w+\.py)"', ran.stderr) == ["broken.py"]
 
 
 def test_a_broken_file_shows_its_own_frames(home):
@@ -204,7 +216,7 @@ def test_ctrl_c_cancels_the_run_once(home):
 def test_ctrl_c_twice_ends_what_does_not_stop(home, agent):
     with Process("run", f"agents.py:{agent}", "go", cwd=home) as process:
         process.read_until("one ")
-        process.interrupt_until_end()
+        process.send_signals(signal.SIGINT)
         code, _, _ = process.end()
     assert code == 130
 
@@ -238,6 +250,55 @@ def test_a_listing_into_a_closed_pipe(home):
     )
     os.close(write)
     assert (ran.returncode, ran.stderr) == (141, "")
+
+
+def test_a_disk_that_is_full(home):
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [*COMMAND, "run", "agents.py:echo", "hi"], cwd=home, env=environment(), stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[1:] == ["error: No space left on device"]
+
+
+def test_a_directory_for_the_database_that_cannot_be_made(home):
+    (home / ".sojourn").symlink_to(home / "nowhere" / "at all")
+    ran = sojourn("run", "agents.py:echo", "hi", cwd=home)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.count("\n") == 1
+    assert "name another database with --db [store.unavailable]" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("closed", "told", "code"),
+    [("<&-", "You said: hi \n", 0), (">&-", "", 0), ("2>&-", "You said: hi \n", 0), ("<&- >&- 2>&-", "", 0)],
+)
+def test_standard_streams_that_are_closed(home, closed, told, code):
+    ran = subprocess.run(
+        f"{' '.join(COMMAND)} run agents.py:echo hi {closed}",
+        shell=True, cwd=home, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (code, told)
+    assert "error" not in ran.stderr
+    assert [run[1] for run in runs(home, app="echo")] == ["completed"]
+
+
+def test_a_chat_with_nobody_at_stdin(home):
+    ran = subprocess.run(
+        f"{' '.join(COMMAND)} run agents.py:echo <&-",
+        shell=True, cwd=home, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_an_agent_that_closes_stdout(home):
+    (home / "rude.py").write_text(
+        "import sys\nfrom sojourn import agent\n\n@agent\nasync def closer(ctx):\n    sys.stdout.close()\n    return 'hi'\n"
+    )
+    ran = sojourn("run", "rude.py:closer", "hi", cwd=home)
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
 
 
 # -- questions ----------------------------------------------------------------------------------------------------------

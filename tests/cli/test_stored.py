@@ -9,14 +9,17 @@ import pytest
 from sojourn import platform
 from sojourn.artifact.file import FileArtifactService
 from sojourn.artifact.types import ArtifactScope
+from sojourn.cli import options
 from sojourn.content import Content, Part
 from sojourn.event import ASK_CALL, Usage
 from sojourn.run.status import Move
 from sojourn.run.types import RunError
 from sojourn.store.database import DatabaseSessionService
 from sojourn.testing.builders import (
+    ask,
     event,
     finished,
+    message,
     next_attempt,
     question,
     question_event,
@@ -27,6 +30,19 @@ from sojourn.testing.builders import (
 )
 from sojourn.testing.clock import ManualPlatform
 from tests.cli.shell import Terminal, invoke, sojourn
+
+
+@pytest.fixture
+def roles(monkeypatch):
+    """The roles in which commands of this process have opened databases."""
+    seen = []
+
+    def opened(url, *, role):
+        seen.append(role)
+        return DatabaseSessionService(url, role=role)
+
+    monkeypatch.setattr(options, "DatabaseSessionService", opened)
+    return seen
 
 
 @pytest.fixture
@@ -116,6 +132,64 @@ def test_the_only_app_need_not_be_named(tmp_path, stored):
     assert rows(invoke("sessions", "ls", "--app", "desk", cwd=tmp_path))[0][0] == "s1"
 
 
+async def several_apps(store, clock):
+    """Two apps with a session of the same id each, and runs of which one id is in both."""
+    await story(store, clock)
+    await finished(store, "r2", session_key(app_name="desk"), "From the desk.")
+    await finished(store, "r3", session_key("s3", app_name="desk"), "Only here.")
+    await finished(store, "r4", session_key("s4", app_name="desk"), "At the desk.")
+    await finished(store, "r4", session_key("s4"), "In the shop.")
+    await finished(store, "r5", session_key("s4", user_id="bob"), "In the shop, too.")
+
+
+def test_an_id_that_one_app_has_needs_no_app(tmp_path, stored):
+    stored(several_apps)
+    assert invoke("runs", "show", "r3", cwd=tmp_path).stdout.startswith(
+        "run r3 is completed, session s3 of user alice, app desk"
+    )
+    assert "Only here." in invoke("sessions", "show", "s3", cwd=tmp_path).stdout
+    assert json.loads(invoke("sessions", "export", "s3", cwd=tmp_path).stdout)["session"]["appName"] == "desk"
+    assert "In the shop, too." in invoke("sessions", "show", "s4", "--user", "bob", cwd=tmp_path).stdout
+    assert invoke("runs", "answer", "r1", "yes", cwd=tmp_path).exit_code == 0
+    assert invoke("runs", "cancel", "r1", cwd=tmp_path).stderr == "run r1 is cancelled\n"
+    assert invoke("sessions", "rm", "s3", "--yes", cwd=tmp_path).exit_code == 0
+    one_line_error(invoke("runs", "show", "r3", cwd=tmp_path), "run.not_found")
+
+
+def test_an_id_that_several_apps_have_needs_one(tmp_path, stored):
+    stored(several_apps)
+    result = invoke("runs", "show", "r4", cwd=tmp_path)
+    one_line_error(result, "run.ambiguous", 2)
+    assert "several apps have a run 'r4': desk, shop; say which with --app" in result.stderr
+    assert "In the shop." in invoke("runs", "show", "r4", "--app", "shop", cwd=tmp_path).stdout
+    result = invoke("sessions", "show", "s1", cwd=tmp_path)
+    one_line_error(result, "session.ambiguous", 2)
+    assert "desk (user alice), shop (user alice); say which with --app [" in result.stderr
+    assert "From the desk." in invoke("sessions", "show", "s1", "--app", "desk", cwd=tmp_path).stdout
+    result = invoke("sessions", "rm", "s4", "--yes", cwd=tmp_path)
+    one_line_error(result, "session.ambiguous", 2)
+    assert "say which with --app and --user [" in result.stderr
+    assert "In the shop." in invoke("sessions", "show", "s4", "--app", "shop", "--user", "alice", cwd=tmp_path).stdout
+
+
+def test_an_id_that_no_app_has(tmp_path, stored):
+    stored(several_apps)
+    for command, code in (
+        (["runs", "show", "r9"], "run.not_found"),
+        (["runs", "cancel", "r9"], "run.not_found"),
+        (["runs", "show", "r3", "--user", "bob"], "run.not_found"),
+        (["sessions", "show", "s9"], "session.not_found"),
+        (["sessions", "show", "s3", "--user", "bob"], "session.not_found"),
+    ):
+        result = invoke(*command, cwd=tmp_path)
+        one_line_error(result, code)
+        assert "none of the apps desk, shop has a" in result.stderr
+    one_line_error(invoke("runs", "show", "r3", "--app", "shop", cwd=tmp_path), "run.not_found")
+    one_line_error(invoke("runs", "show", "r3", "--app", "mall", cwd=tmp_path), "app.not_found")
+    for command in (["runs", "show", ""], ["sessions", "show", "s1", "--user", ""]):
+        one_line_error(invoke(*command, cwd=tmp_path), "id.invalid", 2)
+
+
 @pytest.mark.parametrize("form", ["{path}", "sqlite:///{path}", "my.db"])
 def test_a_database_is_a_path_or_a_url(tmp_path, stored, form):
     async def one(store, clock):
@@ -145,6 +219,20 @@ def test_verbose_shows_where_an_error_came_from(tmp_path):
     result = invoke("sessions", "ls", "--verbose", cwd=tmp_path)
     assert result.stderr.startswith("Traceback")
     assert result.stderr.rstrip().endswith("[store.not_found]")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sessions", "ls"], ["sessions", "show", "s1"], ["sessions", "export", "s1"], ["sessions", "rm", "s1", "--yes"],
+        ["runs", "ls"], ["runs", "show", "r1"], ["runs", "cancel", "r1"], ["runs", "answer", "r1", "yes"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_executes_nothing_is_only_a_client(tmp_path, stored, roles, command):
+    stored(story)
+    assert invoke(*command, cwd=tmp_path).exit_code == 0
+    assert roles == ["client"]
 
 
 # -- sessions -----------------------------------------------------------------------------------------------------------
@@ -261,6 +349,18 @@ def test_deleting_is_confirmed(tmp_path, stored):
         assert len(invoke("sessions", "ls", cwd=tmp_path).stdout.splitlines()) == left
 
 
+def test_ctrl_c_at_the_confirmation_leaves(tmp_path, stored):
+    async def work(store, clock):
+        await finished(store, "r1", None, "Hi.")
+
+    stored(work)
+    with Terminal("sessions", "rm", "s1", cwd=tmp_path) as terminal:
+        terminal.sees("[y/N]")
+        terminal.ctrl_c()
+        assert terminal.end() == 130
+    assert len(invoke("sessions", "ls", cwd=tmp_path).stdout.splitlines()) == 1
+
+
 # -- runs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -322,7 +422,9 @@ def test_a_run_id_of_two_users(tmp_path, stored):
         await finished(store, "r1", session_key(user_id="bob"), "Hi Bob.")
 
     stored(two)
-    one_line_error(invoke("runs", "show", "r1", cwd=tmp_path), "run.ambiguous", 2)
+    result = invoke("runs", "show", "r1", cwd=tmp_path)
+    one_line_error(result, "run.ambiguous", 2)
+    assert "say which with --user" in result.stderr
     assert "Hi Bob." in invoke("runs", "show", "r1", "--user", "bob", cwd=tmp_path).stdout
 
 
@@ -400,9 +502,50 @@ def test_a_failed_run_is_retried_here(home, stored):
     newest = rows(invoke("runs", "ls", "--session", "s1", cwd=home))[0]
     assert newest[1] == "completed"
     assert "repeats r1" in invoke("runs", "show", newest[0], cwd=home).stdout
-    refused = sojourn("runs", "retry", "r2", "agents.py:echo", cwd=home)
+    assert f"superseded by {newest[0]}" in invoke("runs", "show", "r1", cwd=home).stdout
+    refused = sojourn("runs", "retry", "r1", "agents.py:echo", cwd=home)
     assert refused.returncode == 1
-    assert "[run.not_retryable]" in refused.stderr
+    assert "[run.superseded]" in refused.stderr
+    assert newest[0] in refused.stderr
+
+
+def test_an_earlier_message_is_edited_here(home, stored):
+    async def work(store, clock):
+        content = Content("user").with_text("hello").with_bytes(b"x" * 3, "image/png")
+        key = session_key(app_name="structured")
+        first = message("r1").evolve(content=content)
+        await write(store, await start(store, "r1", key, message=first), move=Move.COMPLETE)
+        await finished(store, "r2", key, "Hi.")
+
+    stored(work)
+    retried = sojourn("runs", "retry", "r1", "agents.py:structured", "--message", "edited", cwd=home)
+    assert (retried.returncode, retried.stdout) == (0, '{"parts": ["image/png"]}\n')
+    shown = invoke("sessions", "show", "s1", cwd=home).stdout
+    assert "edited" in shown
+    assert "Hi." not in shown
+    assert "Hi." in invoke("sessions", "show", "s1", "--superseded", cwd=home).stdout
+    exported = json.loads(invoke("sessions", "export", "s1", cwd=home).stdout)
+    newest = exported["runs"][-1]["id"]
+    assert [(r["id"], r["retryOf"], r["supersededBy"]) for r in exported["runs"]] == [
+        ("r1", None, newest), ("r2", None, newest), (newest, "r1", None),
+    ]  # fmt: skip
+    empty = sojourn("runs", "retry", newest, "agents.py:structured", "--message", "", cwd=home)
+    assert empty.returncode == 2
+    assert "[message.invalid]" in empty.stderr
+
+
+def test_a_run_is_not_retried_while_a_later_one_goes_on(home, stored):
+    async def work(store, clock):
+        key = session_key(app_name="echo")
+        await finished(store, "r1", key, "Hi.")
+        await ask(store, await start(store, "r2", key), 1)
+
+    stored(work)
+    refused = sojourn("runs", "retry", "r1", "agents.py:echo", cwd=home)
+    assert refused.returncode == 1
+    assert "'r2'" in refused.stderr
+    assert "answer it, or cancel it" in refused.stderr
+    assert "[run.not_finished]" in refused.stderr
 
 
 def test_columns_on_a_terminal_have_headings(tmp_path, stored):

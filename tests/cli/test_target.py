@@ -181,7 +181,7 @@ def test_what_is_not_a_target(imports, spec):
     assert "file.py:name" in refused(spec, "target.invalid").message
 
 
-@pytest.mark.parametrize("spec", ["app.yaml", "app.yaml:x", "agents.toml", "notes.txt"])
+@pytest.mark.parametrize("spec", ["app.yaml:x", "agents.toml", "notes.txt"])
 def test_files_of_other_kinds(imports, spec):
     assert "not a Python file" in refused(spec, "target.invalid").message
     write(imports, spec.partition(":")[0], "name: x")

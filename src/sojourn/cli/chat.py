@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sojourn import platform
 from sojourn.cli.execute import report
 from sojourn.cli.failures import ExitCode
-from sojourn.cli.hosting import drain, hosting
+from sojourn.cli.hosting import drain, has_several_agents, hosting, title_of
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.options import Storage, open_storage
 from sojourn.cli.readers import Reader, open_reader
 from sojourn.cli.reload import Reloader
-from sojourn.cli.run import RunOptions, config_of, content_of
+from sojourn.cli.run import RunOptions, config_of, content_of, edited
 from sojourn.cli.screen import Screen
 from sojourn.cli.talk import LATER, Talk
 from sojourn.cli.target import Target, load_target
@@ -22,6 +22,7 @@ from sojourn.cli.views import TextView
 from sojourn.errors import NotFound, SojournError
 from sojourn.event import USER
 from sojourn.run.status import RunStatus
+from sojourn.run.types import RunRecord
 from sojourn.runner.config import RunnerConfig
 from sojourn.runner.handle import Run
 from sojourn.runner.runner import Runner
@@ -39,15 +40,31 @@ Type a message. In place of one:
   /session   show which session this is
   /new       start a new session
   /state     show the session's state
+  /retry     have the last message answered again
+  /edit …    say this instead of the last message; /edit alone offers it for editing
   /exit      leave; so do Ctrl-D, and Ctrl-C pressed twice
   //…        a message that begins with a slash
 Ctrl-C stops the agent while it speaks. {LATER} in place of an answer leaves a question open."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a person wants to be answered.
+
+    Attributes:
+        text: What is said; None for what the repeated run was told.
+        repeats: The run whose place this turn takes; None if it comes after all others.
+    """
+
+    text: str | None
+    repeats: RunRecord | None = None
+
+
 async def chat(screen: Screen, ctrl_c: CtrlC, options: RunOptions, *, reload: bool) -> int:
     """Talks until the input ends or the user leaves."""
-    target = load_target(options.target)
-    async with open_storage(options.db, create=True) as storage:
+    with ctrl_c.raises():
+        target = load_target(options.target, options.other_model)
+    async with target, open_storage(options.db, create=True, role="executor") as storage:
         conversation = Chat(screen, ctrl_c, options, storage, Reloader(target) if reload else None)
         runner: Runner | None = conversation.runner_of(target)
         while runner is not None:
@@ -76,7 +93,7 @@ class Chat:
         self._session_id = options.session_id or DEFAULT_SESSION
         self._services: RunnerConfig | None = None
         self._reader: Reader | None = None
-        self._unsent: str | None = None
+        self._unsent: Turn | None = None
         self._interrupted = False
 
     def runner_of(self, target: Target) -> Runner:
@@ -108,17 +125,17 @@ class Chat:
         talk = self._talk(runner, self._reader)
         if not await self._finish_earlier(runner, talk):
             return None
-        while (text := await self._next_message(runner, self._reader)) is not None:
-            edited = self._edited()
-            if edited is not None:
-                self._unsent = text
-                return edited
-            if not await self._turn(runner, talk, text):
+        while (turn := await self._next_turn(runner, self._reader)) is not None:
+            reloaded = self._reloaded()
+            if reloaded is not None:
+                self._unsent = turn
+                return reloaded
+            if not await self._take(runner, talk, turn):
                 break
         return None
 
     def _talk(self, runner: Runner, reader: Reader) -> Talk:
-        view = TextView(self._screen, names=bool(runner.agent.sub_agents))
+        view = TextView(self._screen, names=has_several_agents(runner))
         return Talk(
             runner, view, self._screen, self._ctrl_c, self._options.answer_command, reader=reader, verbose=self._options.verbose
         )
@@ -134,7 +151,7 @@ class Chat:
             if session is not None and session.event_count > len(events):
                 self._screen.note(f"… sojourn sessions show {self._session_id} shows all of it")
             print_transcript(self._screen, events, times=False)
-            self._screen.note(f"{runner.agent.name}, session {self._session_id}; /help tells what you can type")
+            self._screen.note(f"{title_of(runner)}, session {self._session_id}; /help tells what you can type")
         return reader
 
     async def _finish_earlier(self, runner: Runner, talk: Talk) -> bool:
@@ -147,10 +164,10 @@ class Chat:
                 return False
         return True
 
-    async def _turn(self, runner: Runner, talk: Talk, text: str) -> bool:
+    async def _take(self, runner: Runner, talk: Talk, turn: Turn) -> bool:
         """Sends a message and shows the answer; False to leave."""
         try:
-            run = await runner.start_attached(self._options.user_id, self._session_id, content_of(text, ()))
+            run = await self._start(runner, turn)
             try:
                 return await self._follow(talk, run)
             finally:
@@ -159,6 +176,13 @@ class Chat:
             report(self._screen, error, verbose=self._options.verbose)
             self._failed(ExitCode.FAILED)
             return True
+
+    async def _start(self, runner: Runner, turn: Turn) -> Run:
+        user_id, repeats = self._options.user_id, turn.repeats
+        if repeats is None:
+            return await runner.start_attached(user_id, self._session_id, content_of(turn.text or "", ()))
+        message = None if turn.text is None else edited(repeats.message.content, turn.text)
+        return await runner.retry(repeats.id, message, user_id=user_id, attached=True)
 
     async def _follow(self, talk: Talk, run: Run) -> bool:
         ending = await talk.follow(run)
@@ -177,8 +201,8 @@ class Chat:
 
     # -- input ------------------------------------------------------------------------------------------------------
 
-    async def _next_message(self, runner: Runner, reader: Reader) -> str | None:
-        """The next message to send; None to leave."""
+    async def _next_turn(self, runner: Runner, reader: Reader) -> Turn | None:
+        """The next turn to take; None to leave."""
         unsent, self._unsent = self._unsent, None
         if unsent is not None:
             return unsent
@@ -197,10 +221,37 @@ class Chat:
             self._interrupted = False
             if text == "/exit":
                 return None
-            if text.startswith("/") and not text.startswith("//"):
+            if text.startswith("//"):
+                return Turn(text.removeprefix("/"))
+            name, _, words = text.partition(" ")
+            if name in ("/retry", "/edit"):
+                turn = await self._repeat(runner, reader, words.strip(), edits=name == "/edit")
+                if turn is not None:
+                    return turn
+            elif text.startswith("/"):
                 await self._command(runner, text)
             elif text:
-                return text.removeprefix("/") if text.startswith("//") else text
+                return Turn(text)
+
+    async def _repeat(self, runner: Runner, reader: Reader, words: str, *, edits: bool) -> Turn | None:
+        """The turn that takes the place of the session's last one; None if there is to be none."""
+        runs = await runner.list_runs(user_id=self._options.user_id, session_id=self._session_id, limit=1)
+        if not runs.items:
+            self._screen.error("nothing was said in this session yet")
+            return None
+        last = runs.items[0]
+        if not edits or words:
+            return Turn(words if edits else None, last)
+        if not reader.edits:
+            self._screen.error("say what the last message is to be: /edit TEXT")
+            return None
+        try:
+            text = (await reader.read("edit> ", last.message.text)).strip()
+        except (EOFError, KeyboardInterrupt):
+            text = ""
+        if not text:
+            self._screen.note("the last message stays as it was")
+        return Turn(text, last) if text else None
 
     async def _command(self, runner: Runner, text: str) -> None:
         match text:
@@ -232,7 +283,7 @@ class Chat:
 
     # -- edits ------------------------------------------------------------------------------------------------------
 
-    def _edited(self) -> Runner | None:
+    def _reloaded(self) -> Runner | None:
         """A Runner of the agent as it was edited; None if it was not, or is broken now."""
         if self._reloader is None or not self._reloader.changed():
             return None

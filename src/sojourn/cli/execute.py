@@ -8,12 +8,12 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from sojourn.cli.failures import ExitCode, exit_code_of, full_traceback, leave_at_once, message_of
+from sojourn.cli.failures import STOPPED, ExitCode, exit_code_of, full_traceback, leave_at_once, message_of
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.screen import Screen, drop_output
 
 Work = Callable[[Screen, CtrlC], Awaitable[int]]
-"""What a command does, given where to write and who listens to Ctrl-C; it returns the exit code."""
+"""What a command does, given where to write and who listens to Ctrl-C and its like; it returns the exit code."""
 
 TIDY_SECONDS = 1.0
 """How long tasks that are left over at the end have to end."""
@@ -31,7 +31,7 @@ def execute(work: Work, *, verbose: bool) -> int:
         with _log(screen, verbose), asyncio.Runner() as loop:
             code = loop.run(_guarded(work, screen, verbose))
             tidy = loop.run(_tidy())
-            if not tidy or (code == ExitCode.INTERRUPTED and _threads_left()):
+            if not tidy or (code in STOPPED and _threads_left()):
                 # Closing the loop, and the interpreter, would wait for an agent that does not end.
                 leave_at_once(code)
     except KeyboardInterrupt:
@@ -40,11 +40,12 @@ def execute(work: Work, *, verbose: bool) -> int:
 
 
 async def _guarded(work: Work, screen: Screen, verbose: bool) -> int:
+    ctrl_c = CtrlC()
     try:
-        with CtrlC() as ctrl_c:
+        with ctrl_c:
             return await work(screen, ctrl_c)
     except (asyncio.CancelledError, KeyboardInterrupt):
-        return ExitCode.INTERRUPTED
+        return ctrl_c.exit_code
     except BrokenPipeError:
         drop_output()
         return ExitCode.BROKEN_PIPE

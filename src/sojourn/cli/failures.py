@@ -20,8 +20,14 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     WAITING = 3
+    HUNG_UP = 129
     INTERRUPTED = 130
     BROKEN_PIPE = 141
+    TERMINATED = 143
+
+
+STOPPED = frozenset({ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED})
+"""The exit codes of commands that a signal has stopped."""
 
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -69,6 +75,8 @@ def message_of(error: BaseException) -> str:
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (--verbose shows where)"
 
 

@@ -29,7 +29,17 @@ async def hosting(runner: Runner) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await runner.close(grace=0)
+            await _close(runner)
+
+
+async def _close(runner: Runner) -> None:
+    """Closes a Runner to the end: cut off by a signal, it would leave its runs as a dead process does."""
+    closing = asyncio.ensure_future(runner.close(grace=0))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await closing
+        raise
 
 
 async def drain(runner: Runner, screen: Screen, ctrl_c: CtrlC) -> None:
@@ -51,3 +61,13 @@ async def _end_of(runner: Runner, run_id: str, user_id: str) -> None:
         await (await runner.follow(run_id, user_id=user_id)).wait()
     except SojournError:
         return  # Deleted, or the store is away: nothing to wait for.
+
+
+def title_of(runner: Runner) -> str:
+    """What to call who answers: the agent, or the app if each user has agents of their own."""
+    return runner.app_name if runner.agent_source is not None else runner.agent.name
+
+
+def has_several_agents(runner: Runner) -> bool:
+    """Whether a reader wants to know who speaks."""
+    return runner.agent_source is not None or bool(runner.agent.sub_agents)

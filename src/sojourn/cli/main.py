@@ -17,21 +17,24 @@ from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.options import (
     DEFAULT_DB,
     DEFAULT_USER,
+    BaseUrlOption,
     JsonOption,
+    ModelOption,
     RunDbOption,
     SpeakerOption,
     TargetAppOption,
     TargetArgument,
     VerboseOption,
 )
+from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.run import RunOptions, content_of, run_once
-from sojourn.cli.screen import Screen, drop_output, use_utf8
+from sojourn.cli.screen import Screen, drop_output, open_missing_streams, use_utf8
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    rich_markup_mode="rich" if sys.stdout is not None and sys.stdout.isatty() else None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Runs agents for people: sessions that remember, runs that can be watched, stopped and resumed.",
 )
@@ -74,6 +77,8 @@ def run(
         ),
     ] = None,
     json: JsonOption = False,
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
     reload: Annotated[bool, typer.Option("--reload", help="In a chat, take over edits of the agent's source.")] = False,
     app: TargetAppOption = None,
     db: RunDbOption = None,
@@ -84,7 +89,17 @@ def run(
         raise typer.BadParameter("it needs a message", param_hint="--json" if json else "--file")
     if message is not None and reload:
         raise typer.BadParameter("it is for a chat; leave the message out", param_hint="--reload")
-    options = RunOptions(target, db or DEFAULT_DB, app, user, session, json=json, verbose=verbose, own_services=db is None)
+    options = RunOptions(
+        target,
+        DEFAULT_DB if db is None else db,
+        app,
+        user,
+        session,
+        json=json,
+        verbose=verbose,
+        own_services=db is None,
+        other_model=OtherModel.of(model, base_url),
+    )
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
         if message is None:
@@ -94,8 +109,27 @@ def run(
     raise typer.Exit(execute(work, verbose=verbose))
 
 
+@app.command()
+def check(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="An app.yaml or app.json.", show_default=False)],
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check a config, and print what would run."""
+    other_model = OtherModel.of(model, base_url)
+
+    async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        from sojourn.cli.check import check_config
+
+        return await check_config(screen, ctrl_c, config, other_model, verbose=verbose)
+
+    raise typer.Exit(execute(work, verbose=verbose))
+
+
 def main() -> None:
     """Runs the command line; the entry point of `sojourn` and of `python -m sojourn`."""
+    open_missing_streams()
     use_utf8()
     try:
         app(prog_name="sojourn")
@@ -105,3 +139,5 @@ def main() -> None:
         except BrokenPipeError:
             drop_output()
             sys.exit(ExitCode.BROKEN_PIPE)
+        except ValueError:
+            pass  # An agent has closed it.

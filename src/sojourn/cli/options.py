@@ -13,16 +13,33 @@ import typer
 
 from sojourn.artifact.file import FileArtifactService
 from sojourn.artifact.service import ArtifactService
-from sojourn.errors import InvalidInput, NotFound
+from sojourn.errors import InvalidInput, NotFound, Unavailable
 from sojourn.run.store import Store
 from sojourn.store.database import DatabaseSessionService
+from sojourn.store.sqlite.executor import Role
 
 HOME = Path(".sojourn")
 DEFAULT_DB = str(HOME / "sojourn.db")
 DEFAULT_USER = "user"
 
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="TARGET", help="The agent: file.py:name or package.module:name.", show_default=False)
+    str,
+    typer.Argument(metavar="TARGET", help="The agent: file.py:name, package.module:name or app.yaml.", show_default=False),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="PROVIDER:NAME", help="A model in place of those of the target's agents.", show_default=False
+    ),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        help="Where --model is: a server that speaks OpenAI's protocol, such as Ollama, vLLM or llama.cpp.",
+        show_default=False,
+    ),
 ]
 DbOption = Annotated[str, typer.Option("--db", metavar="PATH|URL", help="The database: a file, or a URL like sqlite:///my.db.")]
 RunDbOption = Annotated[
@@ -36,6 +53,9 @@ RunDbOption = Annotated[
 ]
 AppOption = Annotated[
     str | None, typer.Option("--app", metavar="NAME", help="The app; needed if the database has several.", show_default=False)
+]
+OfAppOption = Annotated[
+    str | None, typer.Option("--app", metavar="NAME", help="Whose; needed if several apps have this id.", show_default=False)
 ]
 TargetAppOption = Annotated[
     str | None, typer.Option("--app", metavar="NAME", help="The app; the target's own by default.", show_default=False)
@@ -63,37 +83,41 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_storage(db: str, *, create: bool) -> AsyncIterator[Storage]:
+async def open_storage(db: str, *, create: bool, role: Role) -> AsyncIterator[Storage]:
     """Opens the database of a command, and closes it at the end.
 
     Args:
         db: A path or a URL.
         create: Whether to create a database that does not exist.
+        role: `client` for a command that executes no runs.
 
     Raises:
         NotFound: `store.not_found` if there is none and none is to be created.
         InvalidInput: `store.invalid_url`.
+        Unavailable: The directory of the default database cannot be made.
     """
+    if db in ("", ":memory:"):
+        raise InvalidInput("--db names no file; give it a path, or a URL like sqlite:///my.db", code="store.invalid_url")
     path = _file_of(db)
     if path is not None and not create and not path.exists():
         raise NotFound(f"there is no database {str(path)!r}; name another one with --db", code="store.not_found")
     if path == _file_of(DEFAULT_DB) and create:
         _make_home()
-    store = open_store(db)
+    store = open_store(db, role)
     try:
         yield Storage(store, FileArtifactService((path.parent if path is not None else HOME) / "artifacts"))
     finally:
         await store.close()
 
 
-def open_store(db: str) -> Store:
+def open_store(db: str, role: Role) -> Store:
     """The store behind `--db`; the file is opened by the first call.
 
     Raises:
         InvalidInput: `store.invalid_url`.
         Unsupported: `store.unsupported_url`.
     """
-    return DatabaseSessionService(db if "://" in db else f"sqlite:///{os.path.abspath(db)}")
+    return DatabaseSessionService(db if "://" in db else f"sqlite:///{os.path.abspath(db)}", role=role)
 
 
 def is_default(db: str) -> bool:
@@ -110,10 +134,16 @@ def _file_of(db: str) -> Path | None:
 
 
 def _make_home() -> None:
-    if not HOME.exists():
+    if HOME.exists():
+        return
+    try:
         HOME.mkdir()
         # What people said is not to end up in their repositories.
         (HOME / ".gitignore").write_text("*\n", encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(
+            f"directory {str(HOME.absolute())!r} cannot be made: {error.strerror}; name another database with --db"
+        ) from error
 
 
 async def resolve_app(store: Store, app_name: str | None) -> str:
@@ -123,14 +153,24 @@ async def resolve_app(store: Store, app_name: str | None) -> str:
         InvalidInput: `app.ambiguous` if the database has several.
         NotFound: `app.not_found` if the database has none, or not the one named.
     """
+    apps = await apps_in_question(store, app_name)
+    if len(apps) > 1:
+        raise InvalidInput(f"the database has several apps: {', '.join(apps)}; say which with --app", code="app.ambiguous")
+    return apps[0]
+
+
+async def apps_in_question(store: Store, app_name: str | None) -> list[str]:
+    """The apps that a command may be about: the one named, or all; at least one.
+
+    Raises:
+        NotFound: `app.not_found` if the database has none, or not the one named.
+    """
     apps = await store.list_apps()
     if app_name is None:
-        if len(apps) == 1:
-            return apps[0]
         if not apps:
             raise NotFound("there are no sessions in the database; name another one with --db", code="app.not_found")
-        raise InvalidInput(f"the database has several apps: {', '.join(apps)}; say which with --app", code="app.ambiguous")
+        return apps
     if app_name not in apps:
         known = ", ".join(apps) or "none"
         raise NotFound(f"the database has no sessions of an app {app_name!r}; it has: {known}", code="app.not_found")
-    return app_name
+    return [app_name]

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from sojourn import jsonvalue
 from sojourn.cli.options import is_default
+from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.screen import Screen
 from sojourn.errors import InvalidInput
 from sojourn.run.types import Interrupt
@@ -17,6 +18,9 @@ from sojourn.runner.answering import check_answer
 
 _KINDS = {"boolean": "yes or no", "string": "text", "integer": "a whole number", "number": "a number"}
 _YES_NO = {"y": True, "yes": True, "n": False, "no": False}
+
+_LEAVE = 'yes or no, or {"confirmed": false, "reason": "…"}'
+"""What is answered to who asks for leave to call a tool."""
 
 
 def prompt_text(prompt: Any) -> str:
@@ -38,13 +42,14 @@ def schema_text(schema: dict[str, Any] | None) -> str:
 def parse_answer(text: str, interrupt: Interrupt) -> Any:
     """The answer that a text stands for: JSON if it is JSON that fits the question, else the text itself.
 
-    For a question of yes or no, `y`, `yes`, `n` and `no` stand for true and false.
+    For a question of yes or no, and of who asks for leave to call a tool, `y`, `yes`, `n` and `no` stand for true and false.
 
     Raises:
         InvalidInput: `interrupt.invalid_answer` if neither fits the question's schema; `interrupt.invalid_schema`.
     """
     readings: list[Any] = []
-    if (interrupt.schema or {}).get("type") == "boolean" and text.strip().lower() in _YES_NO:
+    yes_or_no = interrupt.kind == "confirm" or (interrupt.schema or {}).get("type") == "boolean"
+    if yes_or_no and text.strip().lower() in _YES_NO:
         readings.append(_YES_NO[text.strip().lower()])
     try:
         readings.append(jsonvalue.copy(json.loads(text, parse_constant=_not_json)))
@@ -69,7 +74,7 @@ def _not_json(constant: str) -> NoReturn:
 def show_question(screen: Screen, interrupt: Interrupt) -> None:
     """Shows what is asked, and what the answer must be."""
     screen.tell(f"? {prompt_text(interrupt.prompt)}")
-    if expected := schema_text(interrupt.schema):
+    if expected := _LEAVE if interrupt.kind == "confirm" else schema_text(interrupt.schema):
         screen.note(f"  ({expected})")
 
 
@@ -80,10 +85,12 @@ class AnswerCommand:
     Attributes:
         db: The database, as `--db` takes it.
         target: The target, so that the run goes on there and then; empty if it is not known.
+        other_model: The model that the target's agents have in place of their own.
     """
 
     db: str
     target: str = ""
+    other_model: OtherModel | None = None
 
     def line(self, interrupt: Interrupt, *, only: bool) -> str:
         """The command that answers a question; VALUE stands for the answer.
@@ -95,7 +102,7 @@ class AnswerCommand:
         words = ["sojourn", "runs", "answer", interrupt.run_id, *([] if only else [interrupt.id]), "VALUE"]
         words += ["--app", interrupt.app_name]
         if self.target:
-            words += ["--target", self.target]
+            words += ["--target", self.target, *(self.other_model.words if self.other_model is not None else ())]
         if not is_default(self.db):
             words += ["--db", self.db]
         return shlex.join(words)

@@ -21,15 +21,18 @@ class Reader(Protocol):
 
     Attributes:
         interactive: Whether a person sits there.
+        edits: Whether it can offer a text to be changed.
     """
 
     interactive: bool
+    edits: bool
 
-    async def read(self, prompt: str) -> str:
+    async def read(self, prompt: str, text: str = "") -> str:
         """Reads a line.
 
         Args:
             prompt: What to show a person before it.
+            text: What the person may change and send; only for a reader that `edits`.
 
         Raises:
             EOFError: There is no more.
@@ -55,6 +58,7 @@ class PromptReader:
     """Reads from a terminal, with editing and history."""
 
     interactive = True
+    edits = True
 
     def __init__(self, said: Sequence[str] = ()) -> None:
         from prompt_toolkit import PromptSession
@@ -62,13 +66,15 @@ class PromptReader:
 
         self._session: PromptSession[str] = PromptSession(history=InMemoryHistory(list(said)))
 
-    async def read(self, prompt: str) -> str:
+    async def read(self, prompt: str, text: str = "") -> str:
         """Reads a line."""
-        return await self._session.prompt_async(prompt)
+        return await self._session.prompt_async(prompt, default=text)
 
 
 class LineReader:
     """Reads lines from any stdin."""
+
+    edits = False
 
     def __init__(self, screen: Screen, ctrl_c: CtrlC) -> None:
         self.interactive = sys.stdin.isatty()
@@ -79,7 +85,7 @@ class LineReader:
         self._ended = False
         self._reading: asyncio.Future[bytes] | None = None
 
-    async def read(self, prompt: str) -> str:
+    async def read(self, prompt: str, text: str = "") -> str:
         """Reads a line; the last one need not end in a line feed."""
         if self.interactive:
             sys.stderr.write(prompt)

@@ -1,4 +1,4 @@
-"""Edits of a target's source: noticed by the files' times, taken over by importing the target again."""
+"""Edits of a target's source, or of its config: noticed by the files' times, taken over by importing the target again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 from sojourn.cli.failures import is_user_code
-from sojourn.cli.target import Target, load_target
+from sojourn.cli.target import Target
 
 
 class Reloader:
-    """Watches the user's modules below a target's directory.
+    """Watches the user's modules below a target's directory, and its config.
 
     Args:
         target: The target as it was imported last.
@@ -34,7 +34,7 @@ class Reloader:
         """Imports the target again, with all of the user's modules. If that fails, the modules stay as they were.
 
         Raises:
-            TargetError: What `load_target` raises.
+            InvalidInput: What `load_target` raises.
         """
         before = self._modules()
         for name in before:
@@ -42,7 +42,7 @@ class Reloader:
         importlib.invalidate_caches()
         self._broken = True
         try:
-            target = load_target(self._target.spec)
+            target = self._target.loaded_again()
         except BaseException:
             for name in self._modules():
                 del sys.modules[name]
@@ -61,7 +61,10 @@ class Reloader:
         return found
 
     def _times(self) -> dict[str, tuple[int, int] | None]:
-        return {file: _time_of(Path(file)) for module in self._modules().values() if (file := module.__file__)}
+        files = [file for module in self._modules().values() if (file := module.__file__)]
+        if self._target.file is not None:
+            files.append(str(self._target.file))
+        return {file: _time_of(Path(file)) for file in files}
 
 
 def _time_of(path: Path) -> tuple[int, int] | None:

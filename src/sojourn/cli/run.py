@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sojourn import platform
-from sojourn.cli.hosting import drain, hosting
+from sojourn.cli.hosting import drain, has_several_agents, hosting
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.options import Storage, open_storage
+from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.questions import AnswerCommand
 from sojourn.cli.readers import LineReader, Reader, open_reader
 from sojourn.cli.screen import Screen
@@ -37,6 +38,7 @@ class RunOptions:
         json: Whether to print frames instead of text.
         verbose: Whether to print tracebacks.
         own_services: Whether the target's own services are used where it has some: nobody named a database.
+        other_model: A model for the target's agents in place of their own.
     """
 
     target: str
@@ -47,17 +49,19 @@ class RunOptions:
     json: bool
     verbose: bool
     own_services: bool
+    other_model: OtherModel | None = None
 
     @property
     def answer_command(self) -> AnswerCommand:
         """How to answer a question of the run in another shell."""
-        return AnswerCommand(self.db, self.target)
+        return AnswerCommand(self.db, self.target, self.other_model)
 
 
 async def run_once(screen: Screen, ctrl_c: CtrlC, options: RunOptions, message: Content) -> int:
     """Runs a message and streams the answer."""
-    target = load_target(options.target)
-    async with open_storage(options.db, create=True) as storage:
+    with ctrl_c.raises():
+        target = load_target(options.target, options.other_model)
+    async with target, open_storage(options.db, create=True, role="executor") as storage:
         runner = Runner(config_of(target, storage, options))
         async with hosting(runner):
             session_id = options.session_id or platform.new_id()
@@ -80,7 +84,7 @@ def config_of(target: Target, storage: Storage, options: RunOptions) -> RunnerCo
 
 def one_shot_talk(runner: Runner, screen: Screen, ctrl_c: CtrlC, options: RunOptions) -> Talk:
     """How a single run is followed: questions are asked if somebody sits there, programs are left to answer themselves."""
-    view: View = JsonView(screen) if options.json else TextView(screen, names=bool(runner.agent.sub_agents))
+    view: View = JsonView(screen) if options.json else TextView(screen, names=has_several_agents(runner))
     reader: Reader | None = None if options.json else open_reader(screen, ctrl_c)
     if isinstance(reader, LineReader) and not reader.interactive:
         reader = None
@@ -110,6 +114,16 @@ def content_of(text: str, files: Sequence[Path]) -> Content:
     if not parts:
         raise InvalidInput("the message is empty", code="message.invalid")
     return Content("user", tuple(parts))
+
+
+def edited(message: Content | None, text: str) -> Content:
+    """A message with another text; what was attached to it stays.
+
+    Raises:
+        InvalidInput: `message.invalid` if the text is empty or not Unicode.
+    """
+    attached = [part for part in message.parts if part.text is None] if message is not None else []
+    return Content("user", (*content_of(text, ()).parts, *attached))
 
 
 def _is_unicode(text: str) -> bool:

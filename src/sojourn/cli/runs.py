@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -13,12 +14,16 @@ from sojourn.cli.execute import execute
 from sojourn.cli.hosting import drain, hosting
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.listing import all_runs, events_of_run
+from sojourn.cli.lookup import find_run
 from sojourn.cli.options import (
     DEFAULT_DB,
     AppOption,
+    BaseUrlOption,
     DbOption,
     JsonOption,
     LimitOption,
+    ModelOption,
+    OfAppOption,
     TargetAppOption,
     TargetArgument,
     UserOption,
@@ -26,10 +31,11 @@ from sojourn.cli.options import (
     open_storage,
     resolve_app,
 )
+from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.questions import AnswerCommand, parse_answer
-from sojourn.cli.run import RunOptions, config_of, one_shot_talk
+from sojourn.cli.run import RunOptions, config_of, edited, one_shot_talk
 from sojourn.cli.screen import Screen, one_line
-from sojourn.cli.target import load_target
+from sojourn.cli.target import Target, load_target
 from sojourn.cli.transcript import clock_text, duration_text
 from sojourn.errors import Conflict, InvalidInput, NotFound
 from sojourn.run.status import RunStatus
@@ -37,6 +43,7 @@ from sojourn.run.store import Store
 from sojourn.run.types import Interrupt, RunQuery, RunRecord
 from sojourn.runner.answering import give_answer
 from sojourn.runner.runner import Runner
+from sojourn.store.sqlite.executor import Role
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, cancel, answer and retry runs.")
 
@@ -62,7 +69,7 @@ def list_(
     """List runs, newest first."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False) as storage:
+        async with open_storage(db, create=False, role="client") as storage:
             app_name = await resolve_app(storage.store, app)
             runs = await all_runs(storage.store, RunQuery(app_name, user, session, tuple(status or ())), limit)
             screen.table(
@@ -76,7 +83,7 @@ def list_(
 @commands.command()
 def show(
     run: RunArgument,
-    app: AppOption = None,
+    app: OfAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
@@ -84,9 +91,9 @@ def show(
     """Draw what happened in a run: events, steps, questions, attempts, how long they took, what they cost."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False) as storage:
+        async with open_storage(db, create=False, role="client") as storage:
             store = storage.store
-            record = await _find(store, run, app, user)
+            record = await find_run(store, run, app, user)
             asked = await store.list_interrupts(record.app_name, user_id=record.user_id, run_uid=record.uid, open_only=False)
             story = timeline.RunStory(record, await events_of_run(store, record.uid), await store.list_steps(record.uid), asked)
             screen.line(_heading(record), "bold")
@@ -103,7 +110,7 @@ def show(
 def cancel(
     run: RunArgument,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept on the run.")] = "cancelled at the console",
-    app: AppOption = None,
+    app: OfAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
@@ -111,8 +118,8 @@ def cancel(
     """Ask for a run's end: at once if it is queued or waiting; else its process stops it within about a second."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False) as storage:
-            found = await _find(storage.store, run, app, user)
+        async with open_storage(db, create=False, role="client") as storage:
+            found = await find_run(storage.store, run, app, user)
             if found.status.terminal:
                 screen.tell(f"run {run} is {found.status.value} already")
                 return 0
@@ -144,7 +151,9 @@ def answer(
         ),
     ] = None,
     json: JsonOption = False,
-    app: AppOption = None,
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    app: OfAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
@@ -152,20 +161,24 @@ def answer(
     """Answer a question of a waiting run, whichever process executes it."""
     if len(words) > 2:
         raise typer.BadParameter("give the answer as one word: quote it", param_hint="VALUE")
+    if model is not None and target is None:
+        raise typer.BadParameter("it is for the agents of a target; give --target, too", param_hint="--model")
     question_id, value = (None, words[0]) if len(words) == 1 else (words[0], words[1])
+    other_model = OtherModel.of(model, base_url)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        loaded = load_target(target) if target is not None else None
-        async with open_storage(db, create=False) as storage:
+        with ctrl_c.raises():
+            loaded = load_target(target, other_model) if target is not None else None
+        async with loaded or nullcontext(), open_storage(db, create=False, role=_role(loaded)) as storage:
             store = storage.store
-            record = await _find(store, run, app, user)
+            record = await find_run(store, run, app, user)
             question = await _question(store, record, question_id)
             parsed = parse_answer(value, question)
-            if loaded is None or target is None:
+            if loaded is None:
                 answered = await give_answer(store, record, question.id, parsed)
                 screen.tell(_told(answered.record, recorded=answered.recorded))
                 return 0
-            options = _options(target, db, record, json=json, verbose=verbose)
+            options = _options(loaded, db, record, json=json, verbose=verbose)
             runner = Runner(config_of(loaded, storage, options))
             try:
                 async with hosting(runner):
@@ -187,31 +200,37 @@ def answer(
 def retry(
     run: RunArgument,
     target: TargetArgument,
+    message: Annotated[
+        str | None,
+        typer.Option("--message", "-m", metavar="TEXT", help="Say this instead; what was attached stays.", show_default=False),
+    ] = None,
+    drop_later: Annotated[bool, typer.Option("--drop-later", help="Also if others came after it: they count no more.")] = False,
     json: JsonOption = False,
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
     app: TargetAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the message of a failed or cancelled run again, as a new run, and stream it."""
+    """Run a finished run again in its place, and stream it: it and what came after it in its session count no more."""
+    other_model = OtherModel.of(model, base_url)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        loaded = load_target(target)
-        async with open_storage(db, create=False) as storage:
-            record = await _find(storage.store, run, app or loaded.config.app_name, user)
-            options = _options(target, db, record, json=json, verbose=verbose)
+        with ctrl_c.raises():
+            loaded = load_target(target, other_model)
+        async with loaded, open_storage(db, create=False, role="executor") as storage:
+            record = await find_run(storage.store, run, app or loaded.config.app_name, user)
+            options = _options(loaded, db, record, json=json, verbose=verbose)
             runner = Runner(config_of(loaded, storage, options))
             async with hosting(runner):
-                handle = await runner.retry(record.id, user_id=record.user_id)
+                said = None if message is None else edited(record.message.content, message)
+                handle = await runner.retry(record.id, said, user_id=record.user_id, drop_later=drop_later)
                 ending = await one_shot_talk(runner, screen, ctrl_c, options).follow(handle)
                 await drain(runner, screen, ctrl_c)
                 return ending.exit_code
 
     raise typer.Exit(execute(work, verbose=verbose))
-
-
-async def _find(store: Store, run_id: str, app: str | None, user: str | None) -> RunRecord:
-    return await store.get_run(await resolve_app(store, app), run_id, user)
 
 
 async def _question(store: Store, record: RunRecord, question_id: str | None) -> Interrupt:
@@ -246,9 +265,21 @@ def _told(record: RunRecord, *, recorded: bool) -> str:
     )
 
 
-def _options(target: str, db: str, record: RunRecord, *, json: bool, verbose: bool) -> RunOptions:
+def _role(target: Target | None) -> Role:
+    return "client" if target is None else "executor"
+
+
+def _options(target: Target, db: str, record: RunRecord, *, json: bool, verbose: bool) -> RunOptions:
     return RunOptions(
-        target, db, record.app_name, record.user_id, record.session_id, json=json, verbose=verbose, own_services=False
+        target.spec,
+        db,
+        record.app_name,
+        record.user_id,
+        record.session_id,
+        json=json,
+        verbose=verbose,
+        own_services=False,
+        other_model=target.other_model,
     )
 
 
@@ -263,6 +294,8 @@ def _heading(record: RunRecord) -> str:
         parts.append(f"{tokens:,} tokens")
     if record.retry_of:
         parts.append(f"repeats {record.retry_of}")
+    if record.superseded_by:
+        parts.append(f"superseded by {record.superseded_by}")
     return ", ".join(parts)
 
 

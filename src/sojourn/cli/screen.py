@@ -26,6 +26,16 @@ def one_line(text: str, width: int = 0) -> str:
     return line if not width or len(line) <= width else f"{line[: width - 1]}…"
 
 
+def open_missing_streams() -> None:
+    """Points standard streams that the process was started without at nothing.
+
+    What is opened next would get their numbers, and whatever a library writes to them would end up in a database.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 def use_utf8() -> None:
     """Makes the standard streams UTF-8, whatever the locale says; what is not UTF-8 on stdin is replaced."""
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):

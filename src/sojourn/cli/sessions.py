@@ -13,20 +13,22 @@ from sojourn.artifact.types import ArtifactScope
 from sojourn.cli.execute import execute
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.listing import all_events, all_runs, all_sessions
+from sojourn.cli.lookup import find_session
 from sojourn.cli.options import (
     DEFAULT_DB,
     AppOption,
     DbOption,
     LimitOption,
+    OfAppOption,
     UserOption,
     VerboseOption,
     open_storage,
     resolve_app,
 )
+from sojourn.cli.readers import LineReader
 from sojourn.cli.screen import Screen
 from sojourn.cli.transcript import clock_text, print_transcript
 from sojourn.cli.wire import interrupt_to_wire, run_to_wire, session_to_wire, step_to_wire
-from sojourn.errors import InvalidInput, NotFound
 from sojourn.run.store import Store
 from sojourn.run.types import RunQuery
 from sojourn.session.types import Session
@@ -47,7 +49,7 @@ def list_(
     """List sessions, newest first."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False) as storage:
+        async with open_storage(db, create=False, role="client") as storage:
             app_name = await resolve_app(storage.store, app)
             sessions = await all_sessions(storage.store, app_name, user, limit)
             columns = ("SESSION", "USER", "EVENTS", "ACTIVE AGENT", "CREATED", "UPDATED")
@@ -60,7 +62,7 @@ def list_(
 @commands.command()
 def show(
     session: SessionArgument,
-    app: AppOption = None,
+    app: OfAppOption = None,
     user: UserOption = None,
     superseded: Annotated[bool, typer.Option("--superseded", help="Also what does not count any more.")] = False,
     db: DbOption = DEFAULT_DB,
@@ -69,8 +71,8 @@ def show(
     """Print a session's conversation."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False) as storage:
-            found = await _find(storage.store, session, app, user)
+        async with open_storage(db, create=False, role="client") as storage:
+            found = await find_session(storage.store, session, app, user)
             heading = f"session {found.id} of user {found.user_id}, app {found.app_name}: {found.event_count} events"
             screen.note(f"{heading}, created {clock_text(found.created_at)}")
             async for page in all_events(storage.store, found, superseded=superseded):
@@ -87,7 +89,7 @@ def export(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.", show_default=False),
     ] = None,
-    app: AppOption = None,
+    app: OfAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
@@ -95,8 +97,8 @@ def export(
     """Print a whole session as JSON: record, state, events with superseded ones, runs with steps and questions."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False) as storage:
-            found = await _find(storage.store, session, app, user)
+        async with open_storage(db, create=False, role="client") as storage:
+            found = await find_session(storage.store, session, app, user)
             text = json.dumps(await exported(storage.store, found), ensure_ascii=False, indent=2)
         if output is None:
             screen.line(text)
@@ -112,7 +114,7 @@ def export(
 def rm(
     session: SessionArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    app: AppOption = None,
+    app: OfAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
@@ -122,9 +124,9 @@ def rm(
         raise typer.BadParameter("nobody is there to confirm; give it to delete without being asked", param_hint="--yes")
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False) as storage:
-            found = await _find(storage.store, session, app, user)
-            if not yes and not _confirmed(screen, found):
+        async with open_storage(db, create=False, role="client") as storage:
+            found = await find_session(storage.store, session, app, user)
+            if not yes and not await _confirmed(screen, ctrl_c, found):
                 screen.note("nothing was deleted")
                 return 1
             app_name, user_id, session_id = found.key
@@ -154,28 +156,12 @@ async def exported(store: Store, session: Session) -> dict[str, object]:
     return {"session": session_to_wire(full), "state": full.state, "events": events, "runs": runs}
 
 
-async def _find(store: Store, session_id: str, app: str | None, user: str | None) -> Session:
-    """The session of this id, of whichever user."""
-    app_name = await resolve_app(store, app)
-    if user is not None:
-        return await store.get_session(app_name=app_name, user_id=user, session_id=session_id)
-    found = [s for s in await all_sessions(store, app_name, None, 0) if s.id == session_id]
-    if not found:
-        raise NotFound(f"app {app_name!r} has no session {session_id!r}", code="session.not_found")
-    if len(found) > 1:
-        users = ", ".join(sorted(s.user_id for s in found))
-        raise InvalidInput(
-            f"several users have a session {session_id!r}: {users}; say which with --user", code="session.ambiguous"
-        )
-    return found[0]
-
-
-def _confirmed(screen: Screen, session: Session) -> bool:
+async def _confirmed(screen: Screen, ctrl_c: CtrlC, session: Session) -> bool:
     screen.tell(
         f"Delete session {session.id} of user {session.user_id} with its {session.event_count} events and its artifacts?"
     )
     try:
-        return input("[y/N] ").strip().lower() in ("y", "yes")
+        return (await LineReader(screen, ctrl_c).read("[y/N] ")).strip().lower() in ("y", "yes")
     except EOFError:
         return False
 

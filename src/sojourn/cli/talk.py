@@ -1,4 +1,4 @@
-"""Following a run at a console: shows what its agents say, asks what they ask, stops it on Ctrl-C."""
+"""Following a run at a console: shows what its agents say, asks what they ask, stops it on Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ class Talk:
             with self._ctrl_c.calls(partial(self._stop, run)) as presses:
                 async for frame in frames:
                     self._view.show(frame)
-            self._view.end()
+                self._view.end()
+                if presses.pressed:
+                    return Ending(run, await self._stopped(run), interrupted=True)
             record, after = frames.record, frames.pos
-            if presses.pressed:
-                return Ending(run, await self._stopped(run), interrupted=True)
             if record.status is not RunStatus.WAITING or self._reader is None:
                 return Ending(run, record)
             asked = await run.interrupts()
@@ -152,9 +152,10 @@ class Talk:
             return await self.runner.follow(run.id, user_id=run.user_id)
 
     def _stop(self, run: Run) -> None:
+        # First of all: what is written may find that its reader was stopped, too.
+        self._stopping = asyncio.ensure_future(run.cancel(REASON))
         self._view.break_line()
         self._screen.note("stopping; Ctrl-C again leaves at once")
-        self._stopping = asyncio.ensure_future(run.cancel(REASON))
 
     async def _stopped(self, run: Run) -> RunRecord:
         """The run after Ctrl-C; it may have ended in another way, or have asked, before it could be stopped."""

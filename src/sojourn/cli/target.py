@@ -1,4 +1,4 @@
-"""Targets: what a user names an agent by on the command line, `file.py:name` or `package.module:name`."""
+"""Targets: what a user names an agent by on the command line: `file.py:name`, `package.module:name` or `app.yaml`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sojourn.agents.base import Agent
 from sojourn.artifact.service import ArtifactService
+from sojourn.builder.files import SUFFIXES
+from sojourn.builder.problems import ConfigError
 from sojourn.cli.failures import user_traceback
+from sojourn.cli.othermodel import OtherModel, missing_keys_explained
 from sojourn.errors import InvalidInput
 from sojourn.run.store import Store
 from sojourn.runner.config import Default, RunnerConfig
 from sojourn.runner.runner import Runner
 
+if TYPE_CHECKING:
+    from sojourn.builder.workflow import WorkflowBuilder
+
 USUAL_NAMES = ("root_agent", "agent", "app")
 """Names that are taken if a target names none and its module has several agents."""
 
-FORMS = "a target is file.py:name or package.module:name"
+FORMS = "a target is file.py:name, package.module:name or app.yaml"
 
-_OTHER_FILES = {".yaml", ".yml", ".json", ".toml", ".ini", ".txt", ".md", ".ipynb", ".js", ".ts"}
+_OTHER_FILES = {*SUFFIXES, ".toml", ".ini", ".txt", ".md", ".ipynb", ".js", ".ts"}
 
 
 class TargetError(InvalidInput):
@@ -49,11 +55,37 @@ class Target:
         spec: As the user wrote it.
         config: What a Runner of it is made of; the services that the user's code leaves open are open here too.
         root: The directory that its code is imported from.
+        other_model: The model that its agents have in place of their own.
+        builder: What made it of a config file, and has to be closed; None for a target in Python.
     """
 
     spec: str
     config: RunnerConfig
     root: Path
+    other_model: OtherModel | None = None
+    builder: WorkflowBuilder | None = None
+
+    async def __aenter__(self) -> Target:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self.builder is not None:
+            await self.builder.close()
+
+    @property
+    def file(self) -> Path | None:
+        """The config file that it is; None for a target in Python."""
+        return Path(self.spec) if self.builder is not None else None
+
+    def loaded_again(self) -> Target:
+        """The same, imported again; what a config names and is unchanged goes on being used.
+
+        Raises:
+            InvalidInput: As `load_target`.
+        """
+        if self.builder is not None:
+            return _of_config(self.spec, self.other_model, self.builder)
+        return load_target(self.spec, self.other_model)
 
     def runner_config(
         self, store: Store, artifacts: ArtifactService, *, app_name: str | None, own_services: bool
@@ -74,19 +106,25 @@ class Target:
         return config if app_name is None else replace(config, app_name=app_name)
 
 
-def load_target(spec: str) -> Target:
+def load_target(spec: str, other_model: OtherModel | None = None) -> Target:
     """Imports what a target names.
 
     The working directory is put on `sys.path`; for a file also the directory of its outermost package, or its own.
 
     Args:
-        spec: `file.py:name` or `package.module:name`. Without a name, the module's only agent, or the one that is called
-            `root_agent`, `agent` or `app`. An agent that belongs to another one of the module does not count then.
+        spec: `file.py:name`, `package.module:name`, or an `app.yaml`. Without a name, the module's only agent, or the one that
+            is called `root_agent`, `agent` or `app`. An agent that belongs to another one of the module does not count then.
+        other_model: A model for its agents in place of their own.
 
     Raises:
         TargetError: `target.invalid`, `target.not_found`, `target.unknown_name`, `target.not_an_agent`, or
             `target.broken` if importing it raises.
+        ConfigError: Whatever is wrong with an `app.yaml`.
+        InvalidInput: `target.no_model`, `model.no_key` and others for `other_model`.
     """
+    if is_config(spec):
+        _put_first(Path.cwd())
+        return _of_config(spec, other_model)
     place, colon, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
     if not place or (colon and not name.isidentifier()):
         raise TargetError(f"{spec!r} is not a target; {FORMS}", code="target.invalid")
@@ -97,7 +135,39 @@ def load_target(spec: str) -> Target:
     else:
         module, root = _import_module(place)
     value = _named(module, place, name) if name else _only_one(module, place)
-    return Target(spec, _as_config(value), root)
+    config = _as_config(value)
+    if other_model is not None:
+        other_model.give_to(config.agent, spec)
+    return Target(spec, config, root, other_model)
+
+
+def is_config(spec: str) -> bool:
+    """Whether a target is a config file."""
+    return Path(spec).suffix in SUFFIXES
+
+
+def _of_config(spec: str, other_model: OtherModel | None, builder: WorkflowBuilder | None = None) -> Target:
+    # Only here: the models of a config's schema take a while to make.
+    from sojourn.builder.workflow import WorkflowBuilder
+
+    if builder is None:
+        other = other_model
+        builder = WorkflowBuilder() if other is None else WorkflowBuilder(model=other.name, base_url=other.base_url)
+    with missing_keys_explained():
+        config = _built(builder, spec)
+    if other_model is not None:
+        # With agents for each user, those of one are made to see whether a model drives any.
+        other_model.give_to(config.agent if isinstance(config.agent, Agent) else builder.build(spec, "nobody"), spec)
+    return Target(spec, config, Path(os.path.abspath(spec)).parent, other_model, builder)
+
+
+def _built(builder: WorkflowBuilder, spec: str) -> RunnerConfig:
+    try:
+        return builder.build(spec)
+    except ConfigError as error:
+        if error.__cause__ is not None:
+            error.details = "\n".join(part for part in (user_traceback(error.__cause__), error.details) if part)
+        raise
 
 
 def agents_in(module: ModuleType) -> dict[str, Agent | RunnerConfig | Runner]:
@@ -158,7 +228,9 @@ def _executed(path: Path, shown: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         del sys.modules[name]
         raise _broken(shown, error) from error
     return module
@@ -186,7 +258,9 @@ def _imported(name: str, shown: str) -> ModuleType:
             near = _suggestion(name, here) if missing == name else ""
             raise TargetError(f"there is no module {missing!r}{near}", code="target.not_found") from error
         raise _broken(shown, error) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _broken(shown, error) from error
 
 

@@ -47,6 +47,7 @@ def run_to_wire(record: RunRecord) -> dict[str, Any]:
         "error": error_to_wire(record.error) if record.error is not None else None,
         "lastPos": record.last_pos,
         "retryOf": record.retry_of,
+        "supersededBy": record.superseded_by,
         "usage": record.usage,
         "customMetadata": record.custom_metadata,
         "createdAt": record.created_at,
