@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from inspect import isawaitable
+from dataclasses import replace
+from functools import partial
+from inspect import Parameter, isawaitable, signature
 from typing import Any
 
 from sojourn import platform
-from sojourn.agents.base import Agent
+from sojourn.agents.base import Agent, close_agents
 from sojourn.agents.current import find_current_run
+from sojourn.agents.per_user import IDLE_SECONDS, MAX_KEPT, PerUserAgents
+from sojourn.agents.source import NOT_BUILT, AgentLease, AgentSource
 from sojourn.content import Content
-from sojourn.engine.limiter import Limiter
+from sojourn.engine.limiter import Limiter, queue_timeout
 from sojourn.errors import Conflict, InvalidInput
 from sojourn.ids import check_id
 from sojourn.run.config import RunConfig
@@ -33,16 +38,25 @@ class SessionManager:
     The constructor alone suffices; entered (`async with`), it also takes up unfinished runs and is closed at the end.
 
     Args:
-        config: What `shared_builder` builds from: any object. Without a builder: an agent, a `RunnerConfig`, or a
-            mapping of its fields.
-        shared_builder: Gives the agent: an object with `build(config)`, or a callable of the config; sync or async. It is
-            asked once, when the first session is opened. It may give an `Agent` or a `Runner`.
+        config: What `shared_builder` builds from: any object; for a `WorkflowBuilder` an `app.yaml`. Without a builder: an
+            agent, a `RunnerConfig`, or a mapping of its fields.
+        shared_builder: Gives the agent: a `WorkflowBuilder`, another object with `build(config)`, or a callable of the config;
+            sync or async. It is asked once, when the first session is opened. It may give an `Agent`, a `RunnerConfig` or a
+            `Runner`. It stays the caller's, who closes it.
         max_concurrency: Runs executing at once; the next one waits. 0 or less for no bound.
         runner: A Runner that exists; its own limits count and `max_concurrency` must be left out. It is not closed here.
-        **fields: The fields of `RunnerConfig`. `app_name` is `app` if nothing says otherwise.
+        per_user: Whether each user has an agent of their own: `shared_builder` is asked for it with the config and the
+            user's id, and may give an async context manager of an agent. See `PerUserAgents`. If the user's id may be left
+            out, as with a `WorkflowBuilder`, it is asked with the config alone, too, when the first session is opened: of a
+            `RunnerConfig` that it gives then, all but the agent counts. If omitted, the builder's attribute `per_user` says
+            so, if it has one.
+        per_user_idle: Seconds for which a user's agent is kept that nobody uses; None for no bound.
+        per_user_max: How many users' agents are kept, unless more are in use; None for no bound.
+        **fields: The fields of `RunnerConfig`. They go before what `config` or the builder says. `app_name` is `app` if nothing
+            says otherwise.
 
     Raises:
-        InvalidInput: `manager.invalid` for parts that do not go together.
+        InvalidInput: `manager.invalid` for parts that do not go together; `limit.invalid`.
     """
 
     def __init__(
@@ -52,6 +66,9 @@ class SessionManager:
         max_concurrency: int | None = None,
         *,
         runner: Runner | None = None,
+        per_user: bool | None = None,
+        per_user_idle: float | None = IDLE_SECONDS,
+        per_user_max: int | None = MAX_KEPT,
         **fields: Any,
     ) -> None:
         self._runner = runner
@@ -59,27 +76,23 @@ class SessionManager:
         self._builder = shared_builder
         self._config = config
         self._opening: Any = None
+        self._users_agents: PerUserAgents | None = None
+        if per_user is None:
+            per_user = bool(getattr(shared_builder, "per_user", False))
+        if per_user:
+            if shared_builder is None or "agent" in fields:
+                raise InvalidInput(
+                    "with per_user, the agents come from a shared_builder and from nowhere else", code="manager.invalid"
+                )
+            build = partial(_build_method(shared_builder), config)
+            fields["agent"] = self._users_agents = PerUserAgents(build, idle=per_user_idle, max_kept=per_user_max)
         if runner is not None and (config is not None or shared_builder is not None or fields or max_concurrency is not None):
             raise InvalidInput(
                 "a SessionManager with runner= takes nothing else: the Runner has it all", code="manager.invalid"
             )
         if shared_builder is None and runner is None:
-            if isinstance(config, Agent):
-                fields["agent"] = config
-            elif isinstance(config, RunnerConfig):
-                fields = {name: getattr(config, name) for name in RunnerConfig.__dataclass_fields__} | fields
-            elif isinstance(config, dict):
-                fields = {**config, **fields}
-            elif config is not None:
-                raise InvalidInput(
-                    f"config is a {type(config).__name__}; without a shared_builder, give an agent or a RunnerConfig",
-                    code="manager.invalid",
-                )
-            if "agent" not in fields:
-                raise InvalidInput(
-                    "nothing says which agent to run: give agent=, runner=, or a shared_builder for the config",
-                    code="manager.invalid",
-                )
+            fields = _fields_of(config, fields)
+        self._named = {**fields} if max_concurrency is None else {**fields, "max_concurrency": max_concurrency}
         fields.setdefault("app_name", "app")
         if isinstance(config, RunnerConfig) and max_concurrency is None:
             max_concurrency = config.max_concurrency
@@ -87,7 +100,7 @@ class SessionManager:
             fields.get("max_concurrency", DEFAULT_CONCURRENCY) if max_concurrency is None else max_concurrency
         )
         self._fields = fields
-        if shared_builder is None and runner is None:
+        if runner is None and (shared_builder is None or (per_user and not _gives_configs(shared_builder))):
             self._runner = Runner(**fields)
 
     async def runner(self) -> Runner:
@@ -98,7 +111,8 @@ class SessionManager:
         """
         if self._runner is None:
             if self._opening is None or self._opening.get_loop() is not asyncio.get_running_loop():
-                self._opening = asyncio.ensure_future(self._build())
+                # In a context of its own: nothing of whoever comes first may stay in what all others use.
+                self._opening = asyncio.get_running_loop().create_task(self._build(), context=contextvars.Context())
             opening = self._opening
             try:
                 await asyncio.shield(opening)
@@ -113,24 +127,37 @@ class SessionManager:
         return self._runner
 
     async def _build(self) -> None:
-        build: Callable[[Any], Any] = getattr(self._builder, "build", self._builder)
-        if not callable(build):
-            raise InvalidInput(
-                f"shared_builder is {self._builder!r}; give a callable, or an object with build(config)", code="manager.invalid"
-            )
-        built = build(self._config)
+        built = _build_method(self._builder)(self._config)
         if isawaitable(built):
             built = await built
-        if isinstance(built, Runner):
+        if self._users_agents is not None:
+            self._runner = Runner(await self._for_users(built, self._users_agents))
+        elif isinstance(built, Runner):
             self._runner, self._given = built, True
+        elif isinstance(built, RunnerConfig):
+            self._runner = Runner(replace(built, **{k: v for k, v in self._named.items() if k != "agent"}))
         elif isinstance(built, Agent):
             self._runner = Runner(agent=built, **{k: v for k, v in self._fields.items() if k != "agent"})
         else:
-            raise InvalidInput(f"shared_builder gave {built!r}; it must give an Agent or a Runner", code="manager.invalid")
+            raise InvalidInput(
+                f"shared_builder gave {built!r}; it must give an Agent, a RunnerConfig or a Runner", code="manager.invalid"
+            )
+
+    async def _for_users(self, built: Any, agents: PerUserAgents) -> RunnerConfig:
+        """What the Runner is made of if each user has an agent, of what the builder gave for no user."""
+        if isinstance(built, RunnerConfig):
+            if isinstance(built.agent, Agent):
+                await close_agents(built.agent)
+            return replace(built, **self._named)
+        if isinstance(built, Agent):
+            await close_agents(built)
+        return RunnerConfig(**self._fields)
 
     @asynccontextmanager
     async def session(self, user_id: str, session_id: str | None = None) -> AsyncIterator[UserSession]:
         """Opens a session and reserves a slot for its runs; waits for one, fairly between users.
+
+        With an agent per user, it waits for the user's to be built before it takes a slot, and keeps it until the block ends.
 
         Args:
             user_id: The user.
@@ -139,6 +166,8 @@ class SessionManager:
         Raises:
             LimitExceeded: `limit.queue_full`, `limit.queue_timeout`.
             InvalidInput: `id.invalid`.
+            AgentError: `agent.build_failed`, or another coded error that the builder raised; the next session of the user
+                asks it again.
         """
         runner = await self.runner()
         key = SessionKey(runner.app_name, check_id(user_id, "user_id"), platform.new_id() if session_id is None else session_id)
@@ -147,14 +176,17 @@ class SessionManager:
         parent = find_current_run()
         # Inside a run that holds a slot of this limiter: waiting for another one could be waiting for itself.
         shared = parent is not None and limiter in parent.lineage.limiters
-        if not shared:
-            await limiter.acquire(user_id)
-        session = UserSession(runner, key, None if shared else limiter)
+        lease = await _admitted(runner.agent_source, limiter, user_id, needs_slot=not shared)
         try:
-            yield session
+            session = UserSession(runner, key, None if shared else limiter)
+            try:
+                yield session
+            finally:
+                session.closed = True
+                session.give_back()
         finally:
-            session.closed = True
-            session.give_back()
+            if lease is not None:
+                lease.release()
 
     async def close(self, grace: float = 10.0) -> CloseReport:
         """Closes the Runner, unless it was given; see `Runner.close`."""
@@ -170,6 +202,81 @@ class SessionManager:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def _fields_of(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """What a manager's Runner is made of, without a builder."""
+    if isinstance(config, Agent):
+        fields = {**fields, "agent": config}
+    elif isinstance(config, RunnerConfig):
+        fields = {name: getattr(config, name) for name in RunnerConfig.__dataclass_fields__} | fields
+    elif isinstance(config, dict):
+        fields = {**config, **fields}
+    elif config is not None:
+        raise InvalidInput(
+            f"config is a {type(config).__name__}; without a shared_builder, give an agent or a RunnerConfig, and for an "
+            "app.yaml shared_builder=WorkflowBuilder()",
+            code="manager.invalid",
+        )
+    if "agent" not in fields:
+        raise InvalidInput(
+            "nothing says which agent to run: give agent=, runner=, or a shared_builder for the config",
+            code="manager.invalid",
+        )
+    return fields
+
+
+async def _admitted(source: AgentSource | None, limiter: Limiter, user_id: str, *, needs_slot: bool) -> AgentLease | None:
+    """Waits for a user's agent and a slot; nothing is built for who is refused."""
+    waits = source is not None and needs_slot and not source.is_ready(user_id)
+    if waits:
+        # Those for whom slots are free wait for their agents alone, which `max_queue` says nothing about.
+        limiter.enter_queue(beyond=limiter.free_slots(user_id))
+    try:
+        lease = None if source is None else await _built(source.lease(user_id), limiter.limits.queue_timeout)
+        try:
+            if needs_slot:
+                await limiter.acquire(user_id, counted=waits)
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
+        return lease
+    finally:
+        if waits:
+            limiter.leave_queue()
+
+
+async def _built(lease: AgentLease, seconds: float | None) -> AgentLease:
+    """Waits until a user's agent is built, for at most `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await lease.built()
+    except BaseException as error:
+        lease.release()
+        if isinstance(error, TimeoutError):
+            raise queue_timeout(seconds or 0.0, NOT_BUILT) from None
+        raise
+    return lease
+
+
+def _gives_configs(builder: Any) -> bool:
+    """Whether a builder of users' agents can be asked for no user, which may give a `RunnerConfig`."""
+    try:
+        parameters = list(signature(_build_method(builder)).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 1 and positional[1].default is not Parameter.empty
+
+
+def _build_method(builder: Any) -> Callable[..., Any]:
+    build: Callable[..., Any] = getattr(builder, "build", builder)
+    if not callable(build):
+        raise InvalidInput(
+            f"shared_builder is {builder!r}; give a callable, or an object with build(config)", code="manager.invalid"
+        )
+    return build
 
 
 class UserSession:

@@ -142,15 +142,69 @@ def test_a_turn_may_end_before_its_slot_is_given_back():
 def test_whoever_lends_a_slot_is_told_once_when_it_is_free():
     bench = Bench()
     told = []
-    lent = bench.submit(needs_slot=False, slot_freed=lambda: told.append(True))
+    lent = bench.submit(needs_slot=False, ended=lambda: told.append(True))
     bench.end(lent)
     bench.end(lent)
     assert told == [True]
 
 
+def test_whoever_lends_a_slot_is_told_once_if_it_is_never_used():
+    bench = Bench()
+    told = []
+    first = bench.submit()
+    lent = bench.submit(needs_slot=False, ended=lambda: told.append(True))
+    assert bench.engine.withdraw(lent)
+    assert bench.engine.withdraw(lent)
+    assert told == [True]
+    bench.end(first)
+    assert bench.at_rest()
+
+
+def test_one_that_is_held_keeps_its_place_and_takes_no_slot():
+    bench = Bench(bound=1)
+    held = bench.submit("a", held=True)
+    behind = bench.submit("a")
+    elsewhere = bench.submit("b")
+    assert bench.started == [elsewhere]
+    bench.engine.end_hold(held)
+    bench.engine.end_hold(held)
+    assert bench.started == [elsewhere]
+    bench.end(elsewhere)
+    assert bench.started == [elsewhere, held]
+    bench.end(held)
+    bench.end(behind)
+    assert bench.started == [elsewhere, held, behind]
+    assert bench.at_rest()
+
+
+def test_a_slot_passes_by_one_that_is_held():
+    bench = Bench(bound=1)
+    holder = bench.submit("a")
+    waits = bench.submit("b", user="v")
+    held = bench.submit("b", user="v", ahead=True, held=True)
+    other = bench.submit("c")
+    bench.end(holder)
+    assert bench.started == [holder, other]
+    bench.engine.end_hold(held)
+    bench.end(other)
+    bench.end(held)
+    assert bench.started == [holder, other, held, waits]
+    bench.end(waits)
+    assert bench.at_rest()
+
+
+def test_one_that_is_held_can_be_withdrawn():
+    bench = Bench()
+    held = bench.submit(held=True)
+    assert bench.engine.withdraw(held)
+    bench.engine.end_hold(held)
+    assert bench.started == []
+    assert bench.at_rest()
+
+
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["submit", "ahead", "free", "claim", "end", "turn", "slot", "withdraw"]),
+        st.sampled_from(["submit", "ahead", "free", "held", "hold over", "claim", "end", "turn", "slot", "withdraw"]),
         st.integers(0, 3),
         st.integers(0, 9),
     ),
@@ -166,8 +220,10 @@ def test_whatever_comes_in_whatever_order(actions, bound):
     for action, session, which in actions:
         where = {"session": f"s{session}", "user": f"u{session % 2}"}
         picked = known[which % len(known)] if known else None
-        if action in ("submit", "ahead", "free"):
-            known.append(bench.submit(**where, ahead=action == "ahead", needs_slot=action != "free"))
+        if action in ("submit", "ahead", "free", "held"):
+            known.append(bench.submit(**where, ahead=action == "ahead", needs_slot=action != "free", held=action == "held"))
+        elif picked is not None and action == "hold over":
+            bench.engine.end_hold(picked)
         elif action == "claim":
             delivery = bench.delivery(**where)
             if bench.engine.claim(delivery):
@@ -185,6 +241,9 @@ def test_whatever_comes_in_whatever_order(actions, bound):
         assert len({d.session for d in running}) == len(running), "two have their turn in one session"
         assert bench.limiter.active == sum(d.holds_slot for d in known) <= bound
         assert not any(d.started for d in withdrawn)
+        assert not any(d.started and d.held for d in known)
+    for delivery in known:
+        bench.engine.end_hold(delivery)
     for _ in range(len(known)):
         for delivery in known:
             if delivery.started:

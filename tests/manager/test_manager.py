@@ -1,12 +1,15 @@
 """SessionManager: users' sessions under a common limit."""
 
 import asyncio
+import contextvars
 
 import pytest
 
 from sojourn.agents.function import agent
-from sojourn.content import Content
+from sojourn.agents.question import Question
+from sojourn.content import Content, Part
 from sojourn.errors import Conflict, InvalidInput, LimitExceeded, RunWaiting
+from sojourn.event import ASK_CALL
 from sojourn.manager import DEFAULT_CONCURRENCY, SessionManager
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
@@ -16,6 +19,8 @@ from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
 from tests.runner.support import assert_at_rest, dropped, idle, outcome_of
+
+request = contextvars.ContextVar("request", default="nobody's")
 
 
 @agent
@@ -83,6 +88,21 @@ async def test_a_builder_is_asked_once_whoever_comes_first():
 
     assert await asyncio.gather(*(use(n) for n in range(5))) == ["hi "] * 5
     assert builder.configs == ["the config"]
+
+
+@for_seeds(5)
+async def test_a_build_sees_nothing_of_whoever_comes_first():
+    seen = []
+
+    async def build(config):
+        seen.append(request.get())
+        return helper
+
+    manager = SessionManager({}, build)
+    request.set("the first one's")
+    async with manager.session("u") as session:
+        assert await answer(session, "hi") == "hi "
+    assert seen == ["nobody's"]
 
 
 @for_seeds(5)
@@ -268,6 +288,23 @@ async def test_a_hundred_sessions_stay_within_the_limit():
 
 
 @for_seeds(10)
+async def test_a_run_that_never_starts_leaves_the_sessions_slot():
+    manager = SessionManager(helper, max_concurrency=2)
+    runner = await manager.runner()
+    other = await runner.start("u", "s", "hang")
+    async with manager.session("u", "s") as session:
+        async with session.run("hi") as run:
+            await idle()
+            assert run.status is RunStatus.QUEUED
+        assert run.status is RunStatus.CANCELLED
+    assert runner.limiter.active == 1
+    await other.cancel()
+    await other.wait()
+    await idle()
+    assert_at_rest(runner)
+
+
+@for_seeds(10)
 async def test_a_session_that_waits_can_be_given_up():
     manager = SessionManager(helper, max_concurrency=1)
     runner = await manager.runner()
@@ -381,6 +418,80 @@ async def test_a_run_that_waits_for_a_person_is_left_waiting_and_holds_no_slot_b
     assert_at_rest(runner)
     answered = await runner.answer(run.id, (await runner.list_interrupts())[0].id, "yes")
     assert await answered.result() == "ask then "
+
+
+def answer_to(question, value="yes"):
+    return Content("user", (Part.from_function_response(ASK_CALL, {"result": value}, id=question.id),))
+
+
+@for_seeds(10)
+async def test_a_message_that_answers_goes_on_in_the_sessions_slot():
+    manager = SessionManager(helper, max_concurrency=1)
+    runner = await manager.runner()
+    async with manager.session("u", "s") as session:
+        async with session.run("ask then") as run:
+            await run.wait()
+        (question,) = await runner.list_interrupts()
+        async with session.run(answer_to(question)) as answered:
+            assert await asyncio.wait_for(answered.result(), 60) == "ask then "
+        await idle()
+        assert runner.limiter.active == 1
+        # The same answer again starts nothing, and does not keep the slot.
+        async with session.run(answer_to(question)) as again:
+            assert await again.result() == "ask then "
+        assert await asyncio.wait_for(answer(session, "hi"), 60) == "hi "
+    assert_at_rest(runner)
+
+
+@for_seeds(10)
+async def test_a_run_that_was_answered_before_gets_the_slot_of_who_waits_for_it():
+    @agent
+    async def curious(ctx):
+        asked = [Question("a", "?"), Question("b", "?")]
+        return await ctx.ask_all(asked)
+
+    manager = SessionManager(curious, max_concurrency=1)
+    runner = await manager.runner()
+    async with manager.session("u", "s") as session:
+        async with session.run("hi") as run:
+            await run.wait()
+        first, second = await runner.list_interrupts()
+        both = Content("user", answer_to(first).parts + answer_to(second, "no").parts)
+        async with session.run(both) as answered:
+            assert await asyncio.wait_for(answered.result(), 60) == ["yes", "no"]
+    assert_at_rest(runner)
+
+
+@for_seeds(10)
+async def test_leaving_a_run_that_went_on_with_an_answer_neither_ends_nor_awaits_it():
+    manager = SessionManager(helper, max_concurrency=1)
+    runner = await manager.runner()
+    async with manager.session("u", "s") as session, session.run("ask hang") as run:
+        await run.wait()
+    (question,) = await runner.list_interrupts()
+
+    async def leave_at_once():
+        async with manager.session("u", "s") as session, session.run(answer_to(question)):
+            pass
+
+    await asyncio.wait_for(leave_at_once(), 60)
+    await idle()
+    assert (await run.refresh()).status is RunStatus.RUNNING
+    assert runner.limiter.active == 1, "the slot is in use until the run's code ends"
+    await runner.cancel(run.id)
+    assert (await run.wait()).status is RunStatus.CANCELLED
+    await idle()
+    assert_at_rest(runner)
+
+
+@for_seeds(5)
+async def test_a_run_that_is_known_does_not_keep_the_sessions_slot():
+    manager = SessionManager(helper, max_concurrency=1)
+    config = RunConfig(when_busy="replace")
+    for _ in range(2):
+        async with manager.session("u", "s") as session, session.run("hi", run_id="r1", run_config=config) as run:
+            assert await run.result() == "hi "
+    assert_at_rest(await manager.runner())
 
 
 @for_seeds(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,11 @@ class Whole:
     def __init__(self, event: Event) -> None:
         self.event = event
 
+    def __repr__(self) -> str:
+        return f"Whole({self.event!r})"
+
+
+logger = logging.getLogger("sojourn.agents")
 
 Yielded = str | Content | Event | Whole | CallDelta
 """What an agent may yield."""
@@ -95,14 +101,21 @@ class Agent:
     def run(self, ctx: Context) -> AsyncIterator[Yielded] | Awaitable[Any]:
         """Answers; written by subclasses, as an async generator or an async function.
 
-        A yielded `str` is the next piece of the agent's current message; `Content` and `Event` are said as they are, and
-        the generator goes on only when they are stored. An async function's return value is one event: text, content,
-        an event, or any other JSON value as structured output. `None` says nothing.
+        A yielded `str` is the next piece of the agent's current message, and so is a `CallDelta`; `Content` and `Event` are
+        said as they are, `Whole(event)` in place of that message, and the generator goes on only when they are stored. An
+        async function's return value is one event: text, content, an event, or any other JSON value as structured output.
+        `None` says nothing.
 
         Args:
             ctx: What the agent may use.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement run()")
+
+    async def close(self) -> None:
+        """Lets go of what the agent holds open: processes, connections. It can be run again afterwards.
+
+        Called when a Runner that was given the agent is closed. Twice is fine.
+        """
 
     @property
     def root_agent(self) -> Agent:
@@ -124,6 +137,15 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
+
+
+async def close_agents(root: Agent) -> None:
+    """Closes an agent and all below it; what one raises is logged."""
+    for agent in root.walk():
+        try:
+            await agent.close()
+        except Exception:
+            logger.exception("agent %s could not be closed", agent.name)
 
 
 def check_tree(root: Agent) -> None:

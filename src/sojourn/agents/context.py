@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from sojourn.agents.question import Question
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, Unsupported
-from sojourn.event import Event, EventActions
+from sojourn.event import CallDelta, Event, EventActions
 from sojourn.session.state import State, StateDelta
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MODEL_STEP = "model:"
+"""What the key of a step begins with that is a call of a model, counted by `Context.turn`."""
+
 
 class Attempt(Protocol):
     """What a context needs of the attempt it belongs to; the runner implements it."""
@@ -36,6 +39,10 @@ class Attempt(Protocol):
     user_content: Content
     memories: list[Memory]
     ended: bool
+
+    def write(self, ctx: Context, piece: str | CallDelta) -> None:
+        """Adds a piece to the message that an agent is writing."""
+        ...
 
     def count_turn(self, ctx: Context) -> None:
         """Counts a model call; `LimitExceeded`, `run.max_turns`, beyond the bound."""
@@ -67,6 +74,12 @@ class Attempt(Protocol):
 
     def artifact_service(self) -> ArtifactService:
         """The artifact service; `Unsupported`, `artifact.not_configured`, without one."""
+        ...
+
+    async def save_artifact(
+        self, ctx: Context, name: str, data: Part | bytes, mime_type: str | None, custom_metadata: dict[str, Any] | None
+    ) -> int:
+        """Saves a version of an artifact and sees to it that an event tells it."""
         ...
 
     def memory_service(self) -> MemoryService:
@@ -263,6 +276,20 @@ class Context:
         """
         self._attempt.count_turn(self)
 
+    def write(self, piece: str | CallDelta) -> None:
+        """Adds a piece to the agent's current message, as yielding it does: readers are sent it at once.
+
+        For code that is called by something else than the agent's own generator. The message is sealed when the agent ends,
+        or yields something else than a piece.
+
+        Args:
+            piece: Text, a `Thought`, or a piece of a function call.
+
+        Raises:
+            LimitExceeded: `event.too_large` for a message without end.
+        """
+        self._attempt.write(self, piece)
+
     # -- what takes time --------------------------------------------------------------------------------------------
 
     async def history(self, limit: int | str | None = None) -> list[Event]:
@@ -294,8 +321,8 @@ class Context:
         Args:
             key: Names the step; unique within the agent's run.
             fn: Called without arguments, on the event loop; if it gives an awaitable, that is awaited.
-            with_next_event: The result is stored together with the next event of the run, not before: for a step whose
-                result is that event, and which may be done again if the process dies in between.
+            with_next_event: The result is not stored at once, but with what the run stores next, the next event at the
+                latest: for a step whose result is that event, and which may be done again if the process dies in between.
 
         Returns:
             The result, as JSON gives it back (tuples are lists).
@@ -303,6 +330,7 @@ class Context:
         Raises:
             Conflict: `step.duplicate_key`.
             InvalidInput: `json.invalid` if the result is not a JSON value.
+            LimitExceeded: `step.too_large` if it is larger than `run_config.max_event_bytes`.
         """
         return await self._attempt.step(self, key, fn, with_next_event=with_next_event)
 
@@ -337,7 +365,11 @@ class Context:
     async def ask_all(self, questions: Sequence[Question]) -> list[Any]:
         """Asks several questions at once and returns the answers, in the same order; see `ask`.
 
-        The run waits until all of them are answered. They are stored as one event.
+        The run waits until all of them are answered. They are stored as one event. Answers are not converted.
+
+        Raises:
+            Conflict: `interrupt.duplicate_key`; nothing is asked then.
+            InvalidInput: `json.invalid` if a prompt or a schema is not a JSON value; nothing is asked then.
         """
         return await self._attempt.ask(self, questions)
 
@@ -376,7 +408,11 @@ _STATE_FIELDS = ("state_delta", "state_deleted", "state_increments")
 
 
 class ArtifactAccess:
-    """A session's artifacts, for an agent. Each save is told by the agent's next event (`artifact_delta`)."""
+    """A session's artifacts, for an agent.
+
+    Each save is told by the agent's next event (`artifact_delta`). If there is none, because the agent fails, is stopped or
+    asks a person, an event at the end of the attempt tells it; if its process dies, one at the end of the next attempt.
+    """
 
     def __init__(self, service: ArtifactService, ctx: Context) -> None:
         self._service = service
@@ -410,13 +446,7 @@ class ArtifactAccess:
         """
         if isinstance(data, str):
             data = Part(text=data)
-        version = await self._service.save_artifact(
-            self._scope, name, data, mime_type=mime_type, custom_metadata=custom_metadata
-        )
-        if self._ctx._artifact_delta is None:
-            self._ctx._artifact_delta = {}
-        self._ctx._artifact_delta[name] = version
-        return version
+        return await self._ctx._attempt.save_artifact(self._ctx, name, data, mime_type, custom_metadata)
 
     async def load(self, name: str, version: int | None = None) -> Part:
         """Loads a version, the newest if omitted; `NotFound`, `artifact.not_found`, if there is none."""

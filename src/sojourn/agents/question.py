@@ -35,20 +35,22 @@ class Question:
     def digest(self) -> str:
         """Hash of all that the answer depends on: another digest is another question."""
         asked = [self.prompt, self.schema]
+        if self.kind != "input":
+            asked.append(self.kind)
         if self.call is not None:
             asked += [self.call.id, self.call.name, self.call.args]
         return hashlib.sha256(jsonvalue.canonical(asked).encode()).hexdigest()
 
     def to_part(self, interrupt_id: str) -> Part:
         """The question as a function call, the form in which it stands in the log."""
-        if self.kind == "confirm" and self.call is not None:
+        args: dict[str, Any]
+        if self.kind == "confirm":
             # google-adk's clients show what they find here.
-            confirmation = {"hint": self.prompt, "confirmed": False}
-            asked: dict[str, Any] = {"originalFunctionCall": self.call.to_wire(), "toolConfirmation": confirmation}
-            return Part.from_function_call(CONFIRM_CALL, asked, id=interrupt_id)
-        args: dict[str, Any] = {"key": self.key, "message": self.prompt}
-        if self.schema is not None:
-            args["response_schema"] = self.schema
+            args = {"toolConfirmation": {"hint": self.prompt, "confirmed": False}}
+        else:
+            args = {"key": self.key, "message": self.prompt}
+            if self.schema is not None:
+                args["response_schema"] = self.schema
         if self.call is not None:
             args["originalFunctionCall"] = self.call.to_wire()
-        return Part.from_function_call(ASK_CALL, args, id=interrupt_id)
+        return Part.from_function_call(CONFIRM_CALL if self.kind == "confirm" else ASK_CALL, args, id=interrupt_id)

@@ -59,7 +59,14 @@ class InProcessEngine:
         if lane is not None and delivery in lane.queue:
             lane.queue.remove(delivery)
             self._advance(delivery.session, lane)
+        self.free_slot(delivery)
         return True
+
+    def end_hold(self, delivery: Delivery) -> None:
+        delivery.held = False
+        lane = self._lanes.get(delivery.session)
+        if lane is not None:
+            self._advance(delivery.session, lane)
 
     def free_turn(self, delivery: Delivery) -> None:
         lane = self._lanes.get(delivery.session)
@@ -71,9 +78,9 @@ class InProcessEngine:
         if delivery.holds_slot:
             delivery.holds_slot = False
             delivery.limiter.release(delivery.user_id)
-        if delivery.slot_freed is not None:
-            freed, delivery.slot_freed = delivery.slot_freed, None
-            freed()
+        if delivery.ended is not None:
+            ended, delivery.ended = delivery.ended, None
+            ended()
 
     def stop(self) -> None:
         self._stopped = True
@@ -88,6 +95,8 @@ class InProcessEngine:
             del self._lanes[key]
             return
         head = lane.queue[0]
+        if head.held:
+            return
         if not head.needs_slot:
             self._start(lane)
         elif lane.ticket is None or not lane.ticket.waiting:
@@ -100,9 +109,12 @@ class InProcessEngine:
     def _granted(self, key: SessionKey, lane: _Lane) -> Callable[[], bool]:
         def grant() -> bool:
             lane.ticket = None
-            if self._stopped or lane.active is not None or not lane.queue or not lane.queue[0].needs_slot:
+            if self._stopped or lane.active is not None or not lane.queue:
                 return False
-            lane.queue[0].holds_slot = True
+            head = lane.queue[0]
+            if head.held or not head.needs_slot:
+                return False
+            head.holds_slot = True
             self._start(lane)
             return True
 

@@ -83,6 +83,13 @@ class Limiter:
         """Whether a slot could be taken at once."""
         return not (self._full or user_id in self._tickets or self._user_full(user_id))
 
+    def free_slots(self, user_id: str) -> int | None:
+        """How many slots are free if this user could take one at once, else 0; None for no bound."""
+        if not self.has_room(user_id):
+            return 0
+        bound = self.limits.max_concurrency
+        return bound - self.active if bound > 0 else None
+
     def _take(self, user_id: str) -> None:
         self.active += 1
         self._per_user[user_id] = self._per_user.get(user_id, 0) + 1
@@ -101,13 +108,17 @@ class Limiter:
         if self._ring:
             self._hand_out()
 
-    def enter_queue(self) -> None:
+    def enter_queue(self, *, beyond: int | None = 0) -> None:
         """Counts one that waits, before anything of it is recorded.
+
+        Args:
+            beyond: How many may wait beyond `max_queue`; None for no bound. See `free_slots`.
 
         Raises:
             LimitExceeded: `limit.queue_full`.
         """
-        if self.limits.max_queue is not None and self.queued >= self.limits.max_queue:
+        bound = self.limits.max_queue
+        if bound is not None and beyond is not None and self.queued >= bound + beyond:
             raise LimitExceeded(
                 f"{self.active} runs are executing and {self.queued} are waiting, which is the limit; try again later",
                 code="limit.queue_full",
@@ -161,15 +172,20 @@ class Limiter:
             if not ticket.grant():
                 self.release(user_id)
 
-    async def acquire(self, user_id: str) -> None:
+    async def acquire(self, user_id: str, *, counted: bool = False) -> None:
         """Waits for a slot.
+
+        Args:
+            user_id: Whose slot it is.
+            counted: It has entered the queue already, and leaves it only when it has its slot or has given up.
 
         Raises:
             LimitExceeded: `limit.queue_full` at once, `limit.queue_timeout` after `queue_timeout` seconds.
         """
         if self.try_acquire(user_id):
             return
-        self.enter_queue()
+        if not counted:
+            self.enter_queue()
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def grant() -> bool:
@@ -190,11 +206,10 @@ class Limiter:
                 raise queue_timeout(self.limits.queue_timeout or 0.0) from None
             raise
         finally:
-            self.leave_queue()
+            if not counted:
+                self.leave_queue()
 
 
-def queue_timeout(seconds: float) -> LimitExceeded:
+def queue_timeout(seconds: float, why: str = "no slot was free") -> LimitExceeded:
     """The error of one that waited too long."""
-    return LimitExceeded(
-        f"no slot was free for {seconds:g} seconds; try again later", code="limit.queue_timeout", retry_after=1.0
-    )
+    return LimitExceeded(f"{why} for {seconds:g} seconds; try again later", code="limit.queue_timeout", retry_after=1.0)

@@ -22,7 +22,8 @@ class Delivery:
         limiter: Hands out the slot.
         needs_slot: False if it shares another's slot (a child run, a session's reserved slot).
         ahead: It goes before all that wait (an answered run).
-        slot_freed: Called once when the code of a run that shares another's slot has ended.
+        held: It has its place in its session, but must not start yet; see `Engine.end_hold`.
+        ended: Called once when the run's code has ended, or will never run.
     """
 
     session: SessionKey
@@ -32,7 +33,8 @@ class Delivery:
     limiter: Limiter
     needs_slot: bool = True
     ahead: bool = False
-    slot_freed: Callable[[], None] | None = None
+    held: bool = False
+    ended: Callable[[], None] | None = None
     started: bool = False
     holds_slot: bool = False
 
@@ -60,8 +62,12 @@ class Engine(Protocol):
         """Takes a delivery that has not started out of the queue.
 
         Returns:
-            False if it has started already.
+            False if it has started already. If not, `ended` has been called.
         """
+        ...
+
+    def end_hold(self, delivery: Delivery) -> None:
+        """Lets a delivery start that was submitted as `held`, when its turn comes. Twice is fine."""
         ...
 
     def free_turn(self, delivery: Delivery) -> None:
@@ -69,7 +75,7 @@ class Engine(Protocol):
         ...
 
     def free_slot(self, delivery: Delivery) -> None:
-        """Gives the delivery's slot back if it holds one, or tells whose slot it shares. Twice is fine."""
+        """Gives the delivery's slot back if it holds one, and calls its `ended`. Twice is fine."""
         ...
 
     def stop(self) -> None:
