@@ -8,18 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sojourn.agents.base import Agent
+    from sojourn.agents.base import Agent, Whole
     from sojourn.agents.context import Context
     from sojourn.agents.current import current_run, current_session
     from sojourn.agents.function import FunctionAgent, agent
     from sojourn.agents.llm.agent import LlmAgent
     from sojourn.agents.llm.tool import Tool, ToolContext, tool
+    from sojourn.agents.question import Question
     from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
     from sojourn.artifact.file import FileArtifactService
     from sojourn.artifact.inmemory import InMemoryArtifactService
+    from sojourn.builder.load import load_config
+    from sojourn.builder.problems import ConfigError
+    from sojourn.builder.schema import AppConfig
+    from sojourn.builder.workflow import WorkflowBuilder
     from sojourn.content import Blob, Content, FileData, FunctionCall, FunctionResponse, Part
     from sojourn.errors import RunCancelled, RunWaiting, SojournError
-    from sojourn.event import Event, EventActions, Partial
+    from sojourn.event import CallDelta, Event, EventActions, Partial, Thought
     from sojourn.manager import SessionManager, UserSession
     from sojourn.memory.inmemory import InMemoryMemoryService
     from sojourn.memory.types import Memory
@@ -36,7 +41,10 @@ if TYPE_CHECKING:
     from sojourn.store.inmemory import InMemorySessionService
 
 _HOMES = {
-    "sojourn.agents.base": ("Agent",),
+    "sojourn.agents.base": (
+        "Agent",
+        "Whole",
+    ),
     "sojourn.agents.context": ("Context",),
     "sojourn.agents.current": (
         "current_run",
@@ -52,6 +60,7 @@ _HOMES = {
         "ToolContext",
         "tool",
     ),
+    "sojourn.agents.question": ("Question",),
     "sojourn.agents.workflow": (
         "LoopAgent",
         "ParallelAgent",
@@ -59,6 +68,10 @@ _HOMES = {
     ),
     "sojourn.artifact.file": ("FileArtifactService",),
     "sojourn.artifact.inmemory": ("InMemoryArtifactService",),
+    "sojourn.builder.load": ("load_config",),
+    "sojourn.builder.problems": ("ConfigError",),
+    "sojourn.builder.schema": ("AppConfig",),
+    "sojourn.builder.workflow": ("WorkflowBuilder",),
     "sojourn.content": (
         "Blob",
         "Content",
@@ -73,9 +86,11 @@ _HOMES = {
         "SojournError",
     ),
     "sojourn.event": (
+        "CallDelta",
         "Event",
         "EventActions",
         "Partial",
+        "Thought",
     ),
     "sojourn.manager": (
         "SessionManager",
@@ -111,7 +126,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 # Without what needs an extra: `from sojourn import *` works with the core alone.
 __all__ = [
     "Agent",
+    "AppConfig",
     "Blob",
+    "CallDelta",
+    "ConfigError",
     "Content",
     "Context",
     "DatabaseSessionService",
@@ -133,6 +151,7 @@ __all__ = [
     "Part",
     "Partial",
     "Plugin",
+    "Question",
     "Run",
     "RunCancelled",
     "RunConfig",
@@ -148,10 +167,14 @@ __all__ = [
     "SojournError",
     "State",
     "StreamingMode",
+    "Thought",
     "UserSession",
+    "Whole",
+    "WorkflowBuilder",
     "agent",
     "current_run",
     "current_session",
+    "load_config",
 ]
 
 

@@ -29,7 +29,8 @@ class EventActions(Value):
             stored), none for the session.
         state_deleted: Keys deleted. No key is in two of the three state fields.
         state_increments: Keys and what is added to their numbers, atomically across sessions; a missing key counts as 0.
-        artifact_delta: Artifacts saved since the event before, by name, with the version each save got.
+        artifact_delta: Artifacts saved since the event before, by name, with the version that each save got; of several
+            saves of one artifact, the newest.
         transfer_to_agent: The agent that takes over the run.
         escalate: Ends the enclosing `LoopAgent`.
         skip_summarization: The function responses are the answer as they are; no model turn follows.
@@ -182,6 +183,10 @@ class Event(Value):
     def get_function_responses(self) -> list[FunctionResponse]:
         """The function responses in this event."""
         return self.content.get_function_responses() if self.content else []
+
+    def is_message(self) -> bool:
+        """Whether this is what a user has said to open a run, rather than an answer to a question."""
+        return self.author == USER and self.ordinal == 0
 
     def is_final_response(self) -> bool:
         """Whether this is an answer to the user, as google-adk defines it.

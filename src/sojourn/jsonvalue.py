@@ -127,6 +127,11 @@ def encode(value: Any, *, where: str = "value") -> str:
     return json.dumps(copy(value, where=where), ensure_ascii=False, separators=(",", ":"))
 
 
+def size(value: Any) -> int:
+    """How many bytes a checked JSON value has as compact text in UTF-8."""
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+
+
 def decode(text: str | bytes) -> Any:
     """Decodes what `encode` gave."""
     return json.loads(text)

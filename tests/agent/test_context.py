@@ -3,6 +3,8 @@
 import pytest
 
 from sojourn.agents.function import agent
+from sojourn.agents.question import Question
+from sojourn.agents.workflow import SequentialAgent
 from sojourn.content import Content
 from sojourn.errors import InvalidInput
 from sojourn.event import EventActions
@@ -123,3 +125,82 @@ async def test_values_that_are_handed_out_are_copies():
         return dict(ctx.state)
 
     assert (await run_agent(helper, "hi", state={"x": "stored"})).output == {"x": "stored", "list": [1]}
+
+
+def _reached(seen, name, **options):
+    """An agent that notes whom it reaches, and hands over as its message says."""
+
+    async def run(ctx):
+        seen[name] = {a.name for a in ctx.reachable_agents()}
+        for reached in ctx.reachable_agents():
+            ctx._attempt.check_transfer(ctx, reached.name)
+        for target in ctx.user_content.text.split():
+            if target in seen[name] and target not in seen:
+                ctx.transfer_to(target)
+                return
+
+    return agent(name=name, **options)(run)
+
+
+@for_seeds(2)
+async def test_who_can_be_handed_over_to():
+    seen = {}
+    deep = _reached(seen, "deep")
+    proud = _reached(seen, "proud", disallow_transfer_to_parent=True)
+    shy = _reached(seen, "shy", disallow_transfer_to_peers=True, sub_agents=[deep])
+    root = _reached(seen, "root", sub_agents=[proud, shy])
+    assert (await run_agent(root, "proud shy deep")).error is None
+    assert seen == {
+        "root": {"proud", "shy"},
+        "proud": {"shy"},
+        "shy": {"deep", "root"},
+        "deep": {"shy"},
+    }
+
+
+@for_seeds(2)
+async def test_agents_in_a_fixed_order_or_inside_of_another_one_reach_only_what_is_below_them():
+    seen = {}
+    child = _reached(seen, "child")
+    step = _reached(seen, "step", sub_agents=[child])
+    inner = _reached(seen, "inner", sub_agents=[_reached(seen, "helper")])
+    peer = _reached(seen, "peer")
+
+    async def run(ctx):
+        seen["root"] = {a.name for a in ctx.reachable_agents()}
+        await ctx.run_agent(inner)
+        await ctx.run_agent(order)
+
+    order = SequentialAgent(name="order", sub_agents=[step])
+    root = agent(name="root", sub_agents=[inner, peer, order])(run)
+    assert (await run_agent(root, "go")).error is None
+    assert seen == {"root": {"inner", "peer", "order"}, "inner": {"helper"}, "step": {"child"}}
+
+
+@for_seeds(2)
+async def test_whom_the_policy_refuses_is_reachable_all_the_same():
+    @agent
+    async def billing(ctx):
+        return "billing"
+
+    @agent(sub_agents=[billing])
+    async def root(ctx):
+        targets = ctx.reachable_agents()
+        targets.clear()
+        return [a.name for a in ctx.reachable_agents()]
+
+    assert (await run_agent(root, "go", transfer_policy=lambda *_: "closed")).output == ["billing"]
+
+
+@for_seeds(2)
+async def test_a_step_and_questions_as_a_context_gives_them():
+    @agent
+    async def helper(ctx):
+        word = await ctx.step("think", lambda: ("a", "thought"), with_next_event=True)
+        name, age = await ctx.ask_all([Question("name", "Name?"), Question("age", "Age?", {"type": "integer"})])
+        return [word, name, age]
+
+    result = await run_agent(helper, "hi", answers={"name": "Ann", "age": 7})
+    assert result.output == [["a", "thought"], "Ann", 7]
+    waiting = await run_agent(helper, "hi", answers={"name": "Ann"})
+    assert [i.key for i in waiting.interrupts] == ["age"]

@@ -1,5 +1,6 @@
 import asyncio
 import errno
+import json
 import os
 import stat
 
@@ -370,6 +371,15 @@ class TestFailures:
         assert await service.save_artifact(SCOPE, "a", b"789") == 2
         await service.delete_artifact(SCOPE, "a")
         assert await service.list_artifact_names(SCOPE) == []
+
+    async def test_a_version_whose_file_does_not_name_a_run_has_none(self, service, root):
+        await service.save_artifact(SCOPE, "a", b"123", run_id="r1")
+        path = root / "app/alice/session/uid-1/a/0/meta.json"
+        meta = json.loads(path.read_text())
+        assert meta.pop("run_id") == "r1"
+        path.write_text(json.dumps(meta))
+        (info,) = await service.list_versions(SCOPE, "a")
+        assert (info.run_id, info.size) == (None, 3)
 
     async def test_damage_while_reading_is_told(self, service, root):
         await service.save_artifact(SCOPE, "a", bytes(1_000_000))

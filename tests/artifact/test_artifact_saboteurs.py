@@ -67,6 +67,11 @@ class ListsOnlyTheSession(InMemoryArtifactService):
         return [name for name in await super().list_artifact_names(scope) if not name.startswith("user:")]
 
 
+class ForgetsTheRun(InMemoryArtifactService):
+    async def save_artifact(self, scope, name, data, *, run_id=None, **options):
+        return await super().save_artifact(scope, name, data, **options)
+
+
 class LosesText(InMemoryArtifactService):
     async def load_artifact(self, scope, name, version=None):
         stored = self._find(scope, name, version)
@@ -115,6 +120,7 @@ SABOTEURS = [
     (ForgetsTheUid, "test_other_names_belong_to_the_session"),
     (SharesUserNamesWithEverybody, "test_user_names_are_shared_by_the_users_sessions"),
     (ListsOnlyTheSession, "test_names_are_listed_in_order"),
+    (ForgetsTheRun, "test_a_version_keeps_the_run_that_saved_it"),
     (GoesOnCountingAfterADeletion, "test_after_a_deletion_versions_start_again"),
     (DeletesSilently, "test_missing_is_not_found"),
     (DeletesSilently, "test_of_two_deletions_one_finds_it"),

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent.parent / "src" / "sojourn"
+_TAKES_CODE_FIRST = ("RunError", "_Meaning")
 CODE = re.compile(r"[a-z]+(_[a-z]+)*(\.[a-z]+(_[a-z]+)*)?")
 
 
 def codes_of(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """The codes in a tree, each with the name of what is given it.
 
-    These are `Class(…, code="…")`, `RunError("…", …)`, and `default_code = "…"` in the body of a class.
+    These are `Class(…, code="…")`, `RunError("…", …)` and what else takes the code first, and `default_code = "…"` in the body of a class.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
@@ -22,7 +23,7 @@ def codes_of(tree: ast.AST) -> Iterator[tuple[str, str]]:
         elif isinstance(node, ast.Call):
             name = node.func.id if isinstance(node.func, ast.Name) else ""
             values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
-            if name == "RunError":
+            if name in _TAKES_CODE_FIRST:
                 values += node.args[:1]
             yield from ((code, name) for value in values for code in _constants(value))
 

@@ -56,6 +56,39 @@ class ReplacesWhatWasAddedByHand(InMemoryMemoryService):
         await super().add_session(app_name, user_id, session_id, events)
 
 
+class TakesEventsForAll(InMemoryMemoryService):
+    async def add_events(self, app_name, user_id, session_id, events):
+        await super().add_session(app_name, user_id, session_id, events)
+
+
+class OnlyAdds(InMemoryMemoryService):
+    async def add_events(self, app_name, user_id, session_id, events):
+        counting = [event for event in events if not (event.superseded or event.partial or event.content is None)]
+        await super().add_events(app_name, user_id, session_id, counting)
+
+
+class RemovesByEventAlone(InMemoryMemoryService):
+    """Takes an event that counts no more out of all sessions."""
+
+    async def add_events(self, app_name, user_id, session_id, events):
+        for known in list(self._users[app_name, user_id].by_session):
+            await super().add_events(app_name, user_id, known, [event for event in events if event.superseded])
+        await super().add_events(app_name, user_id, session_id, events)
+
+
+class AddsEventsAsTheirOwn(InMemoryMemoryService):
+    """What `add_events` makes is not what `add_session` makes of the same event."""
+
+    async def add_events(self, app_name, user_id, session_id, events):
+        await super().add_events(app_name, user_id, session_id, [e.evolve(id=f"event {e.id}" if e.id else "") for e in events])
+
+
+class NumbersWhatHasNoId(InMemoryMemoryService):
+    async def add_events(self, app_name, user_id, session_id, events):
+        numbered = [event.evolve(id=event.id or f"#{n}") for n, event in enumerate(events)]
+        await super().add_events(app_name, user_id, session_id, numbered)
+
+
 class WorstFirst(InMemoryMemoryService):
     async def search(self, app_name, user_id, query, **options):
         return (await super().search(app_name, user_id, query, **options))[::-1]
@@ -113,6 +146,12 @@ SABOTEURS = [
     (AddsTwice, "test_adding_a_session_twice_adds_it_once"),
     (RemovesFirst, "test_what_is_in_both_sets_is_never_missing"),
     (ReplacesWhatWasAddedByHand, "test_what_was_added_by_hand_stays_when_its_session_is_added"),
+    (TakesEventsForAll, "test_events_are_added_beside_the_others_of_their_session"),
+    (TakesEventsForAll, "test_concurrent_adds_are_all_there"),
+    (OnlyAdds, "test_what_was_added_of_an_event_that_counts_no_more_is_removed"),
+    (RemovesByEventAlone, "test_what_was_added_of_an_event_that_counts_no_more_is_removed"),
+    (AddsEventsAsTheirOwn, "test_an_event_is_one_entry_however_it_was_added"),
+    (NumbersWhatHasNoId, "test_events_with_one_that_has_no_id_are_refused"),
     (WorstFirst, "test_more_shared_words_are_a_better_match"),
     (WorstFirst, "test_scores_are_from_0_to_1_and_fall"),
     (WorstFirst, "test_equally_good_ones_come_newest_first_then_by_id"),

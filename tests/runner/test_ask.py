@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from sojourn.agents.function import agent
+from sojourn.agents.question import Question
 from sojourn.agents.workflow import ParallelAgent
 from sojourn.content import Content, Part
 from sojourn.errors import Conflict, InvalidInput, NotFound
@@ -438,9 +439,8 @@ async def test_nobody_else_answers_by_naming_the_call():
     helper, effects = booking()
     runner = make_runner(helper)
     run, question = await asked(runner)
-    other = await runner.start("bob", SESSION, _answer(question, True))
-    assert other.id != run.id
-    await other.settled()
+    with raises(NotFound, "interrupt.not_found"):
+        await runner.start("bob", SESSION, _answer(question, True))
     assert (await run.refresh()).status is RunStatus.WAITING
     assert effects == []
 
@@ -450,9 +450,8 @@ async def test_a_message_to_another_session_does_not_answer():
     helper, effects = booking()
     runner = make_runner(helper)
     run, question = await asked(runner)
-    other = await runner.start(USER, "other", _answer(question, True))
-    await other.settled()
-    assert other.id != run.id
+    with raises(NotFound, "interrupt.not_found"):
+        await runner.start(USER, "other", _answer(question, True))
     assert (await run.refresh()).status is RunStatus.WAITING
     assert effects == []
 
@@ -487,3 +486,44 @@ async def test_an_open_question_is_shown_with_a_pending_answer_and_the_late_one_
     assert seen["ask"][:3] == ["ask", "call", {"result": 42}]
     await (await runner.start(USER, SESSION, "later")).result()
     assert seen["later"][:4] == ["ask", "call", {"result": 42}, "meanwhile"]
+
+
+@for_seeds(3)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [Part.from_function_call("pay", {"amount": 5}, id="c1")],
+        [Part(text="yes"), Part.from_function_response("adk_request_input", {"result": 1}, id="q")],
+    ],
+    ids=["a call", "a response beside text"],
+)
+async def test_a_message_cannot_hold_what_only_agents_say(parts):
+    runner = make_runner(booking()[0])
+    with pytest.raises(InvalidInput) as caught:
+        await runner.start(USER, SESSION, Content("user", tuple(parts)))
+    assert caught.value.code == "message.invalid"
+    assert (await runner.list_runs()).items == []
+
+
+@for_seeds(3)
+async def test_a_response_to_what_nobody_asked_is_refused():
+    runner = make_runner(booking()[0])
+    with pytest.raises(NotFound, match="no question 'c1' for 'pay'") as caught:
+        await runner.start(USER, SESSION, Content("user", (Part.from_function_response("pay", {"paid": 1}, id="c1"),)))
+    assert caught.value.code == "interrupt.not_found"
+    assert (await runner.list_runs()).items == []
+
+
+@for_seeds(3)
+async def test_one_message_answers_several_questions():
+    @agent
+    async def asker(ctx):
+        answers = await ctx.ask_all([Question("a", "A?"), Question("b", "B?")])
+        return ",".join(answers)
+
+    runner = make_runner(asker)
+    run = await runner.start(USER, SESSION, "go")
+    await run.wait()
+    parts = tuple(Part.from_function_response("adk_request_input", {"result": i.key}, id=i.id) for i in await run.interrupts())
+    answered = await runner.start(USER, SESSION, Content("user", parts))
+    assert (answered.id, await answered.result()) == (run.id, "a,b")

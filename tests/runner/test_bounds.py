@@ -1,21 +1,38 @@
 """R9 and S4: bounds of a run, each with a code of its own; large parts become artifacts. A1: what an agent saves is told."""
 
 import asyncio
+import json
 
 import pytest
 
 from sojourn.agents.function import agent
+from sojourn.agents.workflow import ParallelAgent
 from sojourn.artifact.types import parse_artifact_uri
 from sojourn.content import Content, Part
-from sojourn.errors import InvalidInput, NotFound, Unsupported
+from sojourn.errors import AgentError, InvalidInput, LimitExceeded, NotFound, Unsupported
 from sojourn.event import Event, EventActions
 from sojourn.run.config import RunConfig
+from sojourn.run.types import MAX_ERROR_CHARACTERS
+from sojourn.runner.answering import give_answer
+from sojourn.runner.plugins import Plugin
 from sojourn.runner.runner import Runner
 from sojourn.runner.spill import INLINE_BYTES, scope_of
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
-from tests.runner.support import KEY, SESSION, USER, assert_at_rest, idle, log_of, make_runner, outcome_of, read_events, said_in
+from tests.runner.support import (
+    KEY,
+    SESSION,
+    USER,
+    assert_at_rest,
+    idle,
+    log_of,
+    make_runner,
+    outcome_of,
+    read_events,
+    said_in,
+    state_of,
+)
 
 SMALL = RunConfig(max_event_bytes=2048)
 LARGE = b"\x00\xff" * INLINE_BYTES
@@ -172,6 +189,166 @@ def test_what_cannot_be_moved_is_refused(kind):
         assert_at_rest(runner)
 
     case()
+
+
+def many(size, around='{"é":""}'):
+    """A text of characters of three bytes that fills this JSON up to that many bytes."""
+    room = size - len(around.encode())
+    return "€" * (room // 3) + "x" * (room % 3)
+
+
+@pytest.mark.parametrize("kind", ["awaited", "plain", "with the next event"])
+def test_the_result_of_a_step_may_be_as_large_as_an_event(kind):
+    @for_seeds(2)
+    async def case():
+        effects, codes = [], []
+
+        @agent
+        async def helper(ctx):
+            size = int(ctx.user_content.text)
+            result = {"é": many(size)}
+            assert len(json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()) == size
+
+            async def effect():
+                effects.append(size)
+                return result
+
+            done = effect if kind != "plain" else lambda: effects.append(size) or result
+            try:
+                return len(await ctx.step("big", done, with_next_event=kind == "with the next event"))
+            except LimitExceeded as error:
+                codes.append(error.code)
+                assert await ctx.step("small", lambda: 1) == 1
+                raise
+
+        runner = make_runner(helper, run_config=SMALL)
+        assert await outcome_of(await runner.start(USER, SESSION, "2048")) == 1
+        run = await runner.start(USER, SESSION, "2049")
+        assert await outcome_of(run) == "step.too_large"
+        assert codes == ["step.too_large"]
+        assert run.record.error.retryable is False
+        steps = {s.key: s for s in await runner.store.list_steps(run.record.uid)}
+        assert {key: s.status for key, s in steps.items()} == {"big": "failed", "small": "done"}
+        assert (steps["big"].result, steps["big"].error.code) == (None, "step.too_large")
+        assert effects == [2048, 2049]
+        assert await outcome_of(await runner.start(USER, SESSION, "2049", run_config=RunConfig(max_event_bytes=2049))) == 1
+        await idle()
+        assert_at_rest(runner)
+
+    case()
+
+
+@for_seeds(2)
+async def test_of_an_immense_error_the_beginning_is_stored():
+    @agent
+    async def helper(ctx):
+        if ctx.user_content.text == "step":
+            await ctx.step("fails", explode)
+        raise AgentError("y" * 1_000_000, code="agent.failed")
+
+    def explode():
+        raise ValueError("x" * 1_000_000)
+
+    runner = make_runner(helper)
+    run = await runner.start(USER, SESSION, "step")
+    assert await outcome_of(run) == "agent.failed"
+    (step,) = await runner.store.list_steps(run.record.uid)
+    assert step.error.code == "step.failed"
+    assert step.error.message.startswith("ValueError: xxx")
+    run = await runner.start(USER, SESSION, "run")
+    assert await outcome_of(run) == "agent.failed"
+    for message in (step.error.message, run.record.error.message):
+        assert len(message) == MAX_ERROR_CHARACTERS + 1
+        assert message.endswith("…")
+
+
+@pytest.mark.parametrize("size", [2048, 2049])
+def test_what_is_left_in_the_state_at_the_end_may_be_as_large_as_an_event(size):
+    @for_seeds(2)
+    async def case():
+        @agent
+        async def branch(ctx):
+            ctx.state["big"] = many(size, '{"state_delta":{"big":""}}')
+
+        @agent
+        async def helper(ctx):
+            yield Content("model").with_text("before")
+            ctx.state["temp:scratch"] = "x" * 10_000
+            await ctx.run_agent(ParallelAgent(name="all", sub_agents=[branch]))
+
+        runner = make_runner(helper, run_config=SMALL)
+        run = await runner.start(USER, SESSION, "go")
+        assert await outcome_of(run) == ("before" if size <= 2048 else "state.too_large")
+        assert set(await state_of(runner.store)) == ({"big"} if size <= 2048 else set())
+        assert await said_in(runner.store) == [("user", "go"), ("helper", "before")]
+        await idle()
+        assert_at_rest(runner)
+
+    case()
+
+
+@for_seeds(2)
+async def test_custom_metadata_may_be_as_large_as_an_event():
+    heard = []
+
+    class Ear(Plugin):
+        async def before_run(self, ctx):
+            heard.append(ctx.run_id)
+
+    @agent
+    async def helper(ctx):
+        if ctx.user_content.text == "event":
+            yield Event(content=Content("model").with_text("hi"), custom_metadata={"é": many(2048)})
+        elif ctx.user_content.text == "error":
+            yield Event(error_code="odd", error_message="x" * 3000)
+        else:
+            yield "x"
+
+    runner = make_runner(helper, run_config=SMALL, plugins=[Ear()])
+    run = await runner.start(USER, SESSION, "go", run_config=RunConfig(custom_metadata={"é": many(2048)}))
+    await run.result()
+    assert run.record.custom_metadata == {"é": many(2048)}
+    heard.clear()
+    for start in (runner.start, runner.start_attached):
+        with raises(InvalidInput, "run.metadata_too_large"):
+            await start(USER, "never", "go", run_config=RunConfig(custom_metadata={"é": many(2049)}))
+    with raises(InvalidInput, "run.metadata_too_large"):
+        async for _ in runner.run(USER, "never", "go", run_config=RunConfig(custom_metadata={"é": many(2049)})):
+            pass
+    with raises(NotFound, "session.not_found"):
+        await runner.get_session(USER, "never")
+    assert heard == []
+    for kind in ("event", "error"):
+        assert await outcome_of(await runner.start(USER, kind, kind)) == "event.too_large"
+        assert len(await log_of(runner.store, kind)) == 1
+    assert_at_rest(runner)
+
+
+@for_seeds(2)
+async def test_the_answer_of_a_person_may_be_as_large_as_an_event():
+    @agent
+    async def helper(ctx):
+        yield str(len((await ctx.ask("q", "?"))["é"]))
+
+    runner = make_runner(helper, run_config=SMALL)
+    run = await runner.start(USER, SESSION, "go")
+    await run.wait()
+    (question,) = await run.interrupts()
+    large = {"é": many(2049)}
+    response = Part.from_function_response("q", {"result": large}, id=question.id)
+    with raises(InvalidInput, "interrupt.answer_too_large"):
+        await runner.answer(run.id, question.id, large)
+    with raises(InvalidInput, "interrupt.answer_too_large"):
+        await runner.start(USER, SESSION, Content("user", (response,)))
+    overridden = (await run.refresh()).evolve(config={"max_event_bytes": 2048})
+    with raises(InvalidInput, "interrupt.answer_too_large"):
+        await give_answer(runner.store, overridden, question.id, large)
+    assert len(await run.interrupts()) == 1, "it can still be answered"
+    fits = {"é": many(2048)}
+    answered = await runner.answer(run.id, question.id, fits)
+    assert await answered.result() == str(len(fits["é"]))
+    await idle()
+    assert_at_rest(runner)
 
 
 @for_seeds(2)

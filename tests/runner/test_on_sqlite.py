@@ -7,13 +7,14 @@ import pytest
 from sojourn.agents.function import agent
 from sojourn.agents.workflow import ParallelAgent
 from sojourn.content import Content
-from sojourn.errors import AgentError, Conflict
+from sojourn.errors import AgentError, Conflict, Unavailable
 from sojourn.event import Event, Partial
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.runner import hub
 from sojourn.store.database import DatabaseSessionService
 from sojourn.testing.clock import ManualPlatform
+from sojourn.testing.faults import FaultyStore, fail_after
 from sojourn.testing.suite import raises
 from tests.runner.support import (
     APP,
@@ -257,6 +258,57 @@ async def test_a_second_executor_is_refused(store, elsewhere):
             pass
     await store.close()
     assert await (await client.start(USER, SESSION, "go")).result() == "history 7"
+
+
+async def test_a_runner_on_a_client_does_all_but_execute(store, path):
+    only_client = DatabaseSessionService(f"sqlite:///{path}", role="client")
+    runner, client = make_runner(hanging, store), make_runner(hanging, only_client)
+    asking = await runner.start(USER, SESSION, "ask")
+    waiting = await runner.start(USER, "other", "ask")
+    await asking.wait()
+    await waiting.wait()
+    await runner.close()
+    await store.close()
+
+    with raises(Conflict, "store.client_only"):
+        await client.start(USER, SESSION, "go")
+    with raises(Conflict, "store.client_only"):
+        async for _ in client.run(USER, SESSION, "go"):
+            pass
+    with raises(Conflict, "store.client_only"):
+        async with make_runner(hanging, only_client):
+            pass
+    assert [r.id for r in (await client.list_runs()).items] == [waiting.id, asking.id]
+    answered = await client.answer(asking.id, (await client.list_interrupts(session_id=SESSION))[0].id, "yes")
+    assert answered.record.status is RunStatus.QUEUED
+    assert (await client.cancel(waiting.id)).status is RunStatus.CANCELLED
+    await client.delete_session(USER, "other")
+
+    # Nobody has executed it, and whoever comes next may.
+    executor = DatabaseSessionService(f"sqlite:///{path}")
+    async with make_runner(hanging, executor) as next_runner:
+        assert await (await next_runner.follow(asking.id)).result() == "yes!"
+    await executor.close()
+    await client.close()
+    await only_client.close()
+
+
+@pytest.mark.parametrize("role", ["client", "executor"])
+async def test_a_client_whose_answer_got_lost_leaves_the_run_to_the_executor(store, path, role):
+    runner = make_runner(hanging, store)
+    run = await runner.start(USER, SESSION, "ask")
+    await run.wait()
+    await runner.close()  # it keeps the executor's role, and looks for nothing any more
+
+    opened = DatabaseSessionService(f"sqlite:///{path}", role=role)
+    client = make_runner(hanging, FaultyStore(opened, [fail_after("answer")]))
+    with raises(Unavailable, "store.unavailable"):
+        await client.answer(run.id, (await client.list_interrupts())[0].id, "yes")
+    await client.hub.settle(20)
+    await client.close()
+    record = await opened.get_run(APP, run.id)
+    assert (record.status, record.error) == (RunStatus.QUEUED, None)
+    await opened.close()
 
 
 # -- over restarts ------------------------------------------------------------------------------------------------------

@@ -222,8 +222,13 @@ async def test_a_plugin_replaces_an_event_but_not_its_identity():
         async def on_event(self, ctx, event):
             return event.evolve(id="other", seq=9, ordinal=9, run_id="other", content=Content("model").with_text("***"))
 
+    @agent
+    async def slow(ctx):
+        yield "said"
+        await asyncio.sleep(1)
+
     store = InMemorySessionService()
-    runner = make_runner(helper, store, plugins=[Redacting()])
+    runner = make_runner(slow, store, plugins=[Redacting()])
     reading = await read_events(runner.run(USER, SESSION, "hi"))
     event = (await log_of(store))[1]
     assert (event.text, event.ordinal, event.seq) == ("***", 1, 2)

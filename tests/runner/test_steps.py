@@ -1,15 +1,22 @@
 """C1: a finished step is not done again."""
 
 import asyncio
+import contextlib
 
 import pytest
 
+from sojourn.agents.base import Whole
 from sojourn.agents.function import agent
 from sojourn.agents.workflow import LoopAgent, ParallelAgent
+from sojourn.content import Content, Part
 from sojourn.errors import Conflict, InvalidInput, Unavailable
+from sojourn.event import Event, EventActions
+from sojourn.run.config import RunConfig
+from sojourn.run.status import RunStatus
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.faults import FaultyStore, fail_after, fail_before
 from sojourn.testing.loop import for_seeds
-from tests.runner.support import SESSION, USER, idle, make_runner, outcome_of, process
+from tests.runner.support import SESSION, USER, idle, log_of, make_runner, outcome_of, process
 
 
 @for_seeds(5)
@@ -220,3 +227,423 @@ async def test_a_step_of_a_retry_is_done_again():
     again = await runner.retry(run.id)
     await again.result()
     assert effects == [run.id, again.id]
+
+
+# -- steps that are stored with the next event --------------------------------------------------------------------------
+
+
+async def journal_of(store, run):
+    """A run's steps as (key, status, result)."""
+    return [(s.key, s.status, s.result) for s in await store.list_steps(run.record.uid)]
+
+
+@for_seeds(5)
+async def test_a_step_and_the_next_event_are_one_append():
+    seen = []
+
+    @agent
+    async def helper(ctx):
+        for n in range(3):
+            word = await ctx.step(f"say {n}", lambda n=n: f"word {n} ", with_next_event=True)
+            seen.append((len(await journal_of(store, run)), store.calls["append"]))
+            yield Content("model").with_text(word)
+        await ctx.step("last", lambda: "end", with_next_event=True)
+        yield "and that is all"
+
+    store = FaultyStore(InMemorySessionService())
+    run = await make_runner(helper, store).start(USER, SESSION, "go")
+    await run.result()
+    assert seen == [(0, 0), (1, 1), (2, 2)]
+    assert store.calls["append"] == 4
+    assert [key for key, *_ in await journal_of(store, run)] == ["say 0", "say 1", "say 2", "last"]
+
+
+@for_seeds(5)
+async def test_a_step_at_once_is_an_append_of_its_own_and_takes_those_before_it_along():
+    seen = []
+
+    @agent
+    async def helper(ctx):
+        await ctx.step("plan", lambda: "a plan", with_next_event=True)
+        await ctx.step("pay", lambda: "paid")
+        seen.append([key for key, *_ in await journal_of(store, run)])
+        yield "done"
+
+    store = FaultyStore(InMemorySessionService())
+    run = await make_runner(helper, store).start(USER, SESSION, "go")
+    await run.result()
+    assert seen == [["plan", "pay"]]
+    assert store.calls["append"] == 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_step_is_lost_with_its_event_and_done_again_or_kept_with_it(after):
+    @for_seeds(5)
+    async def case():
+        store = InMemorySessionService()
+        effects = []
+
+        @agent
+        async def helper(ctx):
+            word = await ctx.step(
+                "think", lambda: effects.append(ctx.attempt) or f"thought {ctx.attempt}", with_next_event=True
+            )
+            yield word[:3]
+            await asyncio.sleep(0.001)
+            yield Whole(Event(content=Content("model").with_text(word)))
+
+        async with process(helper, store) as first:
+            first.die_at("append", 1, after=after)
+            run = await first.runner.start(USER, SESSION, "go")
+            await asyncio.sleep(1)
+            assert await journal_of(store, run) == ([("think", "done", "thought 1")] if after else [])
+            async with process(helper, store, enter=True) as second:
+                run = await second.runner.follow(run.id)
+                assert await run.result() == ("thought 1" if after else "thought 2")
+                assert [e.text for e in await log_of(store, superseded=True)][1:] == [f"thought {1 if after else 2}"]
+                assert [s.attempt for s in await store.list_steps(run.record.uid)] == [1 if after else 2]
+        assert effects == ([1] if after else [1, 2])
+
+    case()
+
+
+@for_seeds(5)
+async def test_a_step_before_a_process_dies_without_an_event_is_done_again():
+    store = InMemorySessionService()
+    effects = []
+
+    @agent
+    async def helper(ctx):
+        await ctx.step("think", lambda: effects.append(ctx.attempt), with_next_event=True)
+        if ctx.attempt == 1:
+            await asyncio.Event().wait()
+        yield "done"
+
+    async with process(helper, store) as first:
+        run = await first.runner.start(USER, SESSION, "go")
+        await idle()
+        first.die()
+        async with process(helper, store, enter=True) as second:
+            assert await (await second.runner.follow(run.id)).result() == "done"
+    assert effects == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["complete", "fail", "cancel", "timeout", "wait", "suspend"])
+def test_a_step_without_a_next_event_goes_with_the_end(end):
+    @for_seeds(5)
+    async def case():
+        effects = []
+
+        @agent
+        async def helper(ctx):
+            await ctx.step("think", lambda: effects.append(ctx.attempt) or {"attempt": ctx.attempt}, with_next_event=True)
+            if end == "fail":
+                raise ValueError("broken")
+            if end == "wait":
+                await ctx.ask("q", "?")
+            if end != "complete":
+                await asyncio.sleep(100)
+
+        store = InMemorySessionService()
+        runner = make_runner(helper, store, run_config=RunConfig(timeout=5 if end == "timeout" else None))
+        run = await runner.start(USER, SESSION, "go")
+        await idle()
+        if end == "cancel":
+            await run.cancel()
+        if end == "suspend":
+            assert (await runner.close(grace=0)).suspended == 1
+        status = (await run.wait()).status if end != "suspend" else (await store.get_run("app", run.id)).status
+        assert status is {
+            "complete": RunStatus.COMPLETED, "fail": RunStatus.FAILED, "cancel": RunStatus.CANCELLED,
+            "timeout": RunStatus.FAILED, "wait": RunStatus.WAITING, "suspend": RunStatus.QUEUED,
+        }[end]  # fmt: skip
+        assert await journal_of(store, run) == [("think", "done", {"attempt": 1})]
+        if end == "suspend":
+            async with make_runner(helper, store) as later:
+                await asyncio.sleep(1)
+                await later.cancel(run.id)
+        assert effects == [1]
+
+    case()
+
+
+@for_seeds(20)
+async def test_a_step_of_one_branch_is_stored_with_the_next_event_of_any():
+    @agent
+    async def thinker(ctx):
+        await ctx.step("think", lambda: "a thought", with_next_event=True)
+        await asyncio.sleep(10)
+        yield "thought"
+
+    @agent
+    async def talker(ctx):
+        await asyncio.sleep(5)
+        yield Content("model").with_text("hello")
+
+    store = InMemorySessionService()
+    runner = make_runner(ParallelAgent(name="all", sub_agents=[thinker, talker]), store)
+    run = await runner.start(USER, SESSION, "go")
+    await asyncio.sleep(4)
+    assert await journal_of(store, run) == []
+    await asyncio.sleep(4)
+    assert [key.rpartition("/")[2] for key, *_ in await journal_of(store, run)] == ["think"]
+    assert [e.text for e in await log_of(store)][1:] == ["hello"]
+    await run.wait()
+
+
+@for_seeds(20)
+async def test_no_step_of_branches_that_speak_at_once_is_lost():
+    def branch(name):
+        @agent(name=name)
+        async def speak(ctx):
+            for n in range(4):
+                await ctx.step(f"{n}", lambda n=n: f"{name}{n}", with_next_event=n % 2 == 0)
+                yield Content("model").with_text(f"{name}{n}")
+                await asyncio.sleep(0)
+
+        return speak
+
+    store = FaultyStore(InMemorySessionService(), [fail_before("append", 2, 7), fail_after("append", 4, 9)])
+    runner = make_runner(ParallelAgent(name="all", sub_agents=[branch("x"), branch("y"), branch("z")]), store)
+    run = await runner.start(USER, SESSION, "go")
+    await run.result()
+    assert sorted(result for *_, result in await journal_of(store, run)) == [f"{b}{n}" for b in "xyz" for n in range(4)]
+    assert sorted(e.text for e in (await log_of(store))[1:]) == [f"{b}{n}" for b in "xyz" for n in range(4)]
+
+
+@pytest.mark.parametrize("fault", [fail_before, fail_after])
+@pytest.mark.parametrize("times", [1, 3, 4])
+def test_a_store_that_fails_keeps_the_steps_for_the_next_append(fault, times):
+    """Three times are borne by repeating; at the fourth the agent is told, and the end takes its steps."""
+
+    @for_seeds(5)
+    async def case():
+        effects = []
+
+        @agent
+        async def helper(ctx):
+            word = await ctx.step("think", lambda: effects.append(True) or "a thought", with_next_event=True)
+            yield Content("model").with_text(word)
+
+        store = FaultyStore(InMemorySessionService(), [fault("append", *range(1, times + 1))])
+        run = await make_runner(helper, store).start(USER, SESSION, "go")
+        assert await outcome_of(run) == ("a thought" if times < 4 else "store.unavailable")
+        assert await journal_of(store, run) == [("think", "done", "a thought")]
+        assert effects == [True]
+
+    case()
+
+
+@for_seeds(5)
+async def test_an_event_that_is_refused_does_not_take_the_steps_with_it():
+    """An agent inside of another one fails; the other one goes on."""
+
+    @agent
+    async def inner(ctx):
+        await ctx.step("think", lambda: "a thought", with_next_event=True)
+        yield Event(actions=EventActions(state_increments={"name": 1}))
+
+    @agent
+    async def root(ctx):
+        try:
+            await ctx.run_agent(inner)
+        except InvalidInput as error:
+            yield error.code
+
+    store = InMemorySessionService()
+    await store.create_session(app_name="app", user_id=USER, session_id=SESSION, state={"name": "Ann"})
+    run = await make_runner(root, store).start(USER, SESSION, "go")
+    assert await run.result() == "state.not_a_number"
+    assert await journal_of(store, run) == [("inner@1/think", "done", "a thought")]
+
+
+@for_seeds(5)
+async def test_a_step_that_fails_and_then_succeeds_before_the_next_event_is_done():
+    tries = []
+
+    @agent
+    async def helper(ctx):
+        def effect():
+            tries.append(True)
+            if len(tries) < 3:
+                raise Unavailable("away")
+            return len(tries)
+
+        for _ in range(2):
+            with contextlib.suppress(Unavailable):
+                await ctx.step("think", effect, with_next_event=True)
+        assert await journal_of(store, run) == []
+        yield str(await ctx.step("think", effect, with_next_event=True))
+
+    store = InMemorySessionService()
+    run = await make_runner(helper, store).start(USER, SESSION, "go")
+    assert await run.result() == "3"
+    assert await journal_of(store, run) == [("think", "done", 3)]
+
+
+@for_seeds(5)
+async def test_a_failure_goes_with_the_end_of_the_run_that_it_fails():
+    @agent
+    async def helper(ctx):
+        def effect():
+            raise ValueError("no idea")
+
+        await ctx.step("think", effect, with_next_event=True)
+
+    store = FaultyStore(InMemorySessionService())
+    run = await make_runner(helper, store).start(USER, SESSION, "go")
+    assert await outcome_of(run) == "agent.failed"
+    [step] = await store.list_steps(run.record.uid)
+    assert (step.key, step.status, step.error.code) == ("think", "failed", "step.failed")
+    assert store.calls["append"] == 1
+
+
+@for_seeds(3)
+async def test_a_key_may_not_be_used_again_whenever_its_step_is_stored():
+    codes = []
+
+    @agent
+    async def helper(ctx):
+        for first, second in ((True, False), (False, True), (True, True)):
+            key = f"{first} {second}"
+            await ctx.step(key, lambda: 1, with_next_event=first)
+            try:
+                await ctx.step(key, lambda: 2, with_next_event=second)
+            except Conflict as error:
+                codes.append(error.code)
+
+    await (await make_runner(helper).start(USER, SESSION, "go")).result()
+    assert codes == ["step.duplicate_key"] * 3
+
+
+@for_seeds(5)
+async def test_an_agent_that_goes_on_after_a_stop_is_told_at_its_next_step_which_is_kept():
+    trace = []
+
+    @agent
+    async def helper(ctx):
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            try:
+                await ctx.step("clean up", lambda: "clean", with_next_event=True)
+                trace.append("goes on")
+            except asyncio.CancelledError:
+                trace.append("told")
+
+    store = InMemorySessionService()
+    run = await make_runner(helper, store).start(USER, SESSION, "go")
+    await idle()
+    await run.cancel()
+    assert await outcome_of(run) == "run.cancelled"
+    assert trace == ["told"]
+    assert await journal_of(store, run) == [("clean up", "done", "clean")]
+
+
+@for_seeds(5)
+async def test_an_attempt_that_has_ended_takes_no_steps():
+    trace = []
+
+    @agent
+    async def helper(ctx):
+        while True:
+            try:
+                await asyncio.sleep(60)
+                break
+            except asyncio.CancelledError:
+                pass
+        try:
+            await ctx.step("too late", lambda: trace.append("done"), with_next_event=True)
+            trace.append("goes on")
+        except asyncio.CancelledError:
+            trace.append("told")
+            raise
+
+    store = InMemorySessionService()
+    run = await make_runner(helper, store, run_config=RunConfig(cancel_grace=1)).start(USER, SESSION, "go")
+    await idle()
+    await run.cancel()
+    assert await outcome_of(run) == "run.cancelled"
+    await asyncio.sleep(100)
+    assert trace == ["done", "told"]
+    assert await journal_of(store, run) == []
+
+
+@for_seeds(5)
+async def test_a_task_that_outlives_its_run_is_told_at_its_next_step():
+    trace = []
+
+    @agent
+    async def helper(ctx):
+        async def lag():
+            await asyncio.sleep(5)
+            try:
+                await ctx.step("late", lambda: trace.append("done"), with_next_event=True)
+                trace.append("goes on")
+            except asyncio.CancelledError:
+                trace.append("told")
+
+        lagging.append(asyncio.ensure_future(lag()))
+        return "answer"
+
+    lagging = []
+    store = InMemorySessionService()
+    run = await make_runner(helper, store).start(USER, SESSION, "go")
+    assert await run.result() == "answer"
+    await asyncio.gather(*lagging)
+    assert trace == ["done", "told"]
+    assert await journal_of(store, run) == []
+
+
+@for_seeds(5)
+async def test_the_journal_of_a_turn_whose_event_is_stored_is_complete_in_the_next_attempt():
+    """As an agent that talks to a model does it: a response, its calls, a response."""
+    store = InMemorySessionService()
+    effects = []
+
+    @agent
+    async def helper(ctx):
+        async def effect(name):
+            await asyncio.sleep(0)
+            effects.append((ctx.attempt, name))
+            return f"{name} of {ctx.attempt}"
+
+        for turn in range(2):
+            text = await ctx.step(f"model {turn}", lambda turn=turn: effect(f"model {turn}"), with_next_event=True)
+            yield text[:2]
+            call = Part.from_function_call("look_up", {}, id=f"c{turn}")
+            yield Whole(Event(content=Content("model", (Part(text=text), call))))
+            found = await ctx.step(f"tool {turn}", lambda turn=turn: effect(f"tool {turn}"))
+            if turn == 1 and ctx.attempt == 1:
+                await asyncio.Event().wait()
+            yield Content("user", (Part.from_function_response("look_up", {"found": found}, id=f"c{turn}"),))
+        yield await ctx.step("model 2", lambda: effect("model 2"), with_next_event=True)
+
+    async with process(helper, store) as first:
+        run = await first.runner.start(USER, SESSION, "go")
+        await asyncio.sleep(1)
+        first.die()
+        async with process(helper, store, enter=True) as second:
+            run = await second.runner.follow(run.id)
+            assert await run.result() == "model 2 of 2"
+    assert effects == [(1, "model 0"), (1, "tool 0"), (1, "model 1"), (1, "tool 1"), (2, "model 2")]
+    assert not [e for e in await log_of(store, superseded=True) if e.superseded]
+
+
+@for_seeds(3)
+async def test_a_step_whose_replies_were_all_lost_is_not_done_again():
+    done = []
+    faulty = FaultyStore(InMemorySessionService(), [fail_after("append", 1, 2, 3, 4)])
+
+    @agent
+    async def payer(ctx):
+        try:
+            return await ctx.step("pay", lambda: done.append(1) or "paid")
+        except Unavailable:
+            return "again: " + await ctx.step("pay", lambda: done.append(1) or "paid")
+
+    runner = make_runner(payer, faulty)
+    run = await runner.start(USER, SESSION, "go")
+    assert (await outcome_of(run), done) == ("again: paid", [1])
+    [step] = await faulty.list_steps(run.record.uid)
+    assert (step.status, step.result) == ("done", "paid")

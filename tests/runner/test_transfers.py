@@ -499,13 +499,13 @@ async def test_the_agent_that_takes_over_sees_state_and_history_of_the_one_befor
 
 
 @for_seeds(3)
-async def test_a_retry_starts_at_the_agent_that_had_the_run():
+async def test_a_retry_starts_at_the_agent_that_the_run_started_at():
     ran = []
 
     @agent
     async def billing(ctx):
         ran.append("billing")
-        if len(ran) < 3:
+        if len(ran) < 4:
             raise ValueError("broken")
         return "done"
 
@@ -519,6 +519,12 @@ async def test_a_retry_starts_at_the_agent_that_had_the_run():
     assert await outcome_of(run) == "agent.failed"
     retried = await runner.retry(run.id)
     assert await retried.result() == "done"
-    assert ran == ["root", "billing", "billing"]
+    assert ran == ["root", "billing", "root", "billing"]
     assert retried.record.retry_of == run.id
-    assert [e.text for e in await log_of(runner.store)] == ["hi", "done"]
+    assert (await retried.refresh()).start_agent is None
+    await (await runner.start(USER, SESSION, "more")).result()
+    assert ran[4:] == ["billing"]
+    third = await runner.retry((await runner.list_runs()).items[0].id)
+    await third.result()
+    assert ran[5:] == ["billing"], "the session was with that agent then"
+    assert [e.text for e in await log_of(runner.store) if e.text] == ["hi", "done", "more", "done"]

@@ -1,10 +1,11 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sojourn.errors import InvalidInput, SojournError, Unsupported
+from sojourn.errors import Conflict, InvalidInput, SojournError, Unsupported
 from sojourn.run.store import Store
 from sojourn.store.database import DatabaseSessionService
 from sojourn.store.sqlite.service import SqliteSessionService
@@ -72,7 +73,20 @@ def test_a_path_that_is_none(path: str) -> None:
     assert caught.value.code == "store.invalid_url"
 
 
-def test_an_option_that_is_none() -> None:
+@pytest.mark.parametrize("option", [{"synchronous": "off"}, {"role": "reader"}])
+def test_an_option_that_is_none(option: dict[str, Any]) -> None:
     with pytest.raises(SojournError) as caught:
-        DatabaseSessionService("sqlite:///x.db", synchronous="off")  # type: ignore[arg-type]
+        DatabaseSessionService("sqlite:///x.db", **option)
     assert caught.value.code == "store.invalid_option"
+
+
+def test_a_client_executes_nothing(tmp_path: Path) -> None:
+    async def use() -> None:
+        store = DatabaseSessionService(f"sqlite:///{tmp_path}/x.db", role="client")
+        await store.create_session(app_name="shop", user_id="alice", session_id="s1")
+        with pytest.raises(Conflict) as caught:
+            await store.become_executor()
+        assert caught.value.code == "store.client_only"
+        await store.close()
+
+    asyncio.run(use())

@@ -10,13 +10,16 @@ from sojourn.run.store import Store
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.saboteurs import (
     AppendsOneByOne,
+    GoesOnWhereTheOldBranchWas,
     KeepsEventsOfTheDeleted,
+    KeepsWhatCameAfter,
     PutsNothingBack,
     Saboteur,
     ShowsAttemptsTheirWrites,
     SplitsPairs,
     StoresReplaysAgain,
     SupersedesTheWholeRun,
+    TakesThePlaceTooSoon,
 )
 from sojourn.testing.stateful import make_store_machine
 
@@ -33,7 +36,7 @@ TestInMemory.settings = settings(max_examples=20, stateful_step_count=25, deadli
     "saboteur",
     [
         AppendsOneByOne, KeepsEventsOfTheDeleted, PutsNothingBack, ShowsAttemptsTheirWrites, SplitsPairs, StoresReplaysAgain,
-        SupersedesTheWholeRun,
+        SupersedesTheWholeRun, KeepsWhatCameAfter, TakesThePlaceTooSoon, GoesOnWhereTheOldBranchWas,
     ],
 )  # fmt: skip
 def test_the_machine_finds_a_saboteur(saboteur: type[Saboteur]) -> None:

@@ -13,6 +13,7 @@ def test_the_documented_defaults():
     assert config.model_dump() == {
         "streaming_mode": StreamingMode.SSE,
         "max_turns": 50,
+        "max_tokens": None,
         "include_history": 200,
         "timeout": None,
         "max_transfers": 10,

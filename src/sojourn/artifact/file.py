@@ -66,9 +66,10 @@ class FileArtifactService:
         *,
         mime_type: str | None = None,
         custom_metadata: dict[str, Any] | None = None,
+        run_id: str | None = None,
     ) -> int:
         """Saves the next version of an artifact."""
-        draft = Draft.of(scope, name, data, mime_type, custom_metadata)
+        draft = Draft.of(scope, name, data, mime_type, custom_metadata, run_id)
         pending = PendingVersion(self._tree)
         try:
             await self._run(pending.open)

@@ -37,9 +37,10 @@ class InMemoryArtifactService:
         *,
         mime_type: str | None = None,
         custom_metadata: dict[str, Any] | None = None,
+        run_id: str | None = None,
     ) -> int:
         """Saves the next version of an artifact."""
-        draft = Draft.of(scope, name, data, mime_type, custom_metadata)
+        draft = Draft.of(scope, name, data, mime_type, custom_metadata, run_id)
         async with aclosing(draft.blocks()) as blocks:
             whole = b"".join([block async for block in blocks])
         owned = self._users.setdefault((scope.app_name, scope.user_id), {})

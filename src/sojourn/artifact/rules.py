@@ -11,7 +11,7 @@ from sojourn import jsonvalue, platform
 from sojourn.artifact.types import ArtifactScope, ArtifactVersion, check_version
 from sojourn.content import Part
 from sojourn.errors import InvalidInput, NotFound, Unavailable
-from sojourn.ids import check_artifact_name
+from sojourn.ids import check_artifact_name, check_id
 
 BLOCK_BYTES = 1_048_576
 """Small pieces of a stream are joined until they reach this size, so that each write is worth its cost."""
@@ -34,6 +34,7 @@ class Draft:
     display_name: str | None
     is_text: bool
     body: bytes | AsyncIterable[bytes]
+    run_id: str | None = None
 
     @classmethod
     def of(
@@ -43,6 +44,7 @@ class Draft:
         data: Part | bytes | AsyncIterable[bytes],
         mime_type: str | None,
         custom_metadata: dict[str, Any] | None,
+        run_id: str | None = None,
     ) -> Draft:
         """Checks the arguments of `save_artifact`.
 
@@ -50,14 +52,17 @@ class Draft:
             InvalidInput: `id.invalid`, `artifact.invalid_name`, `artifact.invalid_data`, `artifact.invalid_mime_type`,
                 `json.invalid`.
         """
-        check_target(scope, name)
+        scope.check()
+        if run_id is not None:
+            check_id(run_id, "run_id")
+        check_artifact_name(name)
         blob = data.inline_data if isinstance(data, Part) else None
         is_text = isinstance(data, Part) and data.text is not None
         kind = mime_type
         if kind is None:
             kind = blob.mime_type if blob else "text/plain" if is_text else DEFAULT_MIME_TYPE
         display_name = blob.display_name if blob else None
-        return cls(name, _mime_type(kind), _metadata(custom_metadata), display_name, is_text, _body(data, name))
+        return cls(name, _mime_type(kind), _metadata(custom_metadata), display_name, is_text, _body(data, name), run_id)
 
     def version(self, version: int, size: int) -> ArtifactVersion:
         """What is known of the version once it has a number and a size."""
@@ -70,6 +75,7 @@ class Draft:
             custom_metadata=self.custom_metadata,
             display_name=self.display_name,
             is_text=self.is_text,
+            run_id=self.run_id,
         )
 
     async def blocks(self) -> AsyncGenerator[bytes | bytearray]:

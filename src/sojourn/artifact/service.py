@@ -36,6 +36,7 @@ class ArtifactService(Protocol):
         *,
         mime_type: str | None = None,
         custom_metadata: dict[str, Any] | None = None,
+        run_id: str | None = None,
     ) -> int:
         """Saves the next version of an artifact.
 
@@ -50,6 +51,7 @@ class ArtifactService(Protocol):
             mime_type: What the bytes are. Defaults to the part's own, `text/plain` for text, else
                 `application/octet-stream`.
             custom_metadata: Anything to keep beside the bytes.
+            run_id: The run whose agent saves; kept with the version. After a crash, the run's saves are found by it.
 
         Returns:
             The version: 0, 1, 2 …

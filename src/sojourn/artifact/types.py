@@ -70,6 +70,7 @@ class ArtifactVersion(Value):
         custom_metadata: What the saver attached.
         display_name: The display name of the part that was saved.
         is_text: Whether it was saved as a part of text, and loads as one. The bytes are its UTF-8.
+        run_id: The run that saved it, if an agent did.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ArtifactVersion(Value):
     custom_metadata: dict[str, JsonValue] = Field(default_factory=dict)
     display_name: str | None = None
     is_text: bool = False
+    run_id: str | None = None
 
     @property
     def uri(self) -> str:

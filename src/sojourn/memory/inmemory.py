@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.bm25 import Bm25Index
-from sojourn.memory.rules import check_owner, check_query, checked, copied, entries_of
+from sojourn.memory.rules import changes_of, check_owner, check_query, checked, copied, entries_of
 from sojourn.memory.types import Memory
 from sojourn.memory.words import words_of
 from sojourn.page import Page, check_page, page_after, page_token
@@ -20,7 +20,7 @@ class _UserMemory:
     def __init__(self) -> None:
         self.entries: dict[str, Memory] = {}
         self.by_session: dict[str, set[str]] = {}
-        # The entries that `add_session` made: these it replaces.
+        # The entries that events became: these are replaced with them.
         self.from_events: set[str] = set()
         self.index = Bm25Index()
 
@@ -32,6 +32,12 @@ class _UserMemory:
             self.by_session.setdefault(entry.session_id, set()).add(entry.id)
         if from_events:
             self.from_events.add(entry.id)
+
+    def put_event(self, entry: Memory) -> None:
+        """Puts the entry that an event became."""
+        # What is added again is mostly there already.
+        if entry.id not in self.from_events or self.entries[entry.id] != entry:
+            self.put(entry, from_events=True)
 
     def remove(self, entry_id: str) -> None:
         entry = self.entries.pop(entry_id, None)
@@ -63,9 +69,18 @@ class InMemoryMemoryService:
         for entry_id in (user.by_session.get(session_id, set()) & user.from_events).difference(e.id for e in entries):
             user.remove(entry_id)
         for entry in entries:
-            # A session is added again after each run: most of it is there already.
-            if entry.id not in user.from_events or user.entries[entry.id] != entry:
-                user.put(entry, from_events=True)
+            user.put_event(entry)
+
+    async def add_events(self, app_name: str, user_id: str, session_id: str, events: Sequence[Event]) -> None:
+        """Adds what was said in some events of a session, each in place of what was added of it before."""
+        owner = check_owner(app_name, user_id)
+        changes = changes_of(check_id(session_id, "session_id"), events)
+        user = self._users.setdefault(owner, _UserMemory())
+        for entry_id, entry in changes.items():
+            if entry is not None:
+                user.put_event(entry)
+            elif entry_id in user.from_events:
+                user.remove(entry_id)
 
     async def add(self, app_name: str, user_id: str, entries: Sequence[Memory]) -> list[Memory]:
         """Adds entries."""

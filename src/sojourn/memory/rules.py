@@ -17,25 +17,35 @@ MAX_LIMIT = 1000
 
 
 def entries_of(session_id: str, events: Sequence[Event]) -> list[Memory]:
-    """The entries that a session's events become."""
-    now = platform.now()
-    entries = []
-    for position, event in enumerate(events):
-        if event.partial or event.superseded or event.content is None:
-            continue
-        parts = tuple(Part(text=part.text) for part in event.content.parts if part.text and not part.thought)
-        content = Content(event.content.role, parts)
-        if content.text.strip():
-            entries.append(
-                Memory(
-                    id=_entry_id(session_id, event.id or f"#{position}"),
-                    content=content,
-                    author=event.author or None,
-                    timestamp=event.timestamp or now,
-                    session_id=session_id,
-                )
-            )
-    return entries
+    """The entries that all of a session's events become."""
+    found = (_entry_of(session_id, event.id or f"#{position}", event) for position, event in enumerate(events))
+    return [entry for entry in found if entry is not None]
+
+
+def changes_of(session_id: str, events: Sequence[Event]) -> dict[str, Memory | None]:
+    """What some of a session's events do to its entries: by the entry's id, the entry, or None if there is to be none.
+
+    Raises:
+        InvalidInput: `id.invalid` for an event without an id.
+    """
+    return {_entry_id(session_id, check_id(event.id, "event id")): _entry_of(session_id, event.id, event) for event in events}
+
+
+def _entry_of(session_id: str, event_id: str, event: Event) -> Memory | None:
+    """The entry that an event becomes, if it becomes one."""
+    if event.partial or event.superseded or event.content is None:
+        return None
+    parts = tuple(Part(text=part.text) for part in event.content.parts if part.text and not part.thought)
+    content = Content(event.content.role, parts)
+    if not content.text.strip():
+        return None
+    return Memory(
+        id=_entry_id(session_id, event_id),
+        content=content,
+        author=event.author or None,
+        timestamp=event.timestamp or platform.now(),
+        session_id=session_id,
+    )
 
 
 def _entry_id(session_id: str, event_id: str) -> str:

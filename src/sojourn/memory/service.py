@@ -14,7 +14,8 @@ from sojourn.page import Page
 class MemoryService(Protocol):
     """Remembers for users what was said in their sessions, and what else was added.
 
-    google-adk's `add_session_to_memory` and `search_memory` are `add_session` and `search` here.
+    google-adk's `add_session_to_memory`, `add_events_to_memory` and `search_memory` are `add_session`, `add_events` and
+    `search` here.
 
     Rules for all methods:
 
@@ -32,7 +33,7 @@ class MemoryService(Protocol):
     """
 
     async def add_session(self, app_name: str, user_id: str, session_id: str, events: Sequence[Event]) -> None:
-        """Adds what was said in a session, in place of what was added of it before.
+        """Adds what was said in a session, in place of what was added of it before, by this or by `add_events`.
 
         Each event with text becomes one entry, of its text without thoughts; partial and superseded events and those
         without text become none. The entry of an event has the same id each time. Entries that are in both the old and
@@ -46,6 +47,24 @@ class MemoryService(Protocol):
 
         Raises:
             InvalidInput: `id.invalid`.
+        """
+        ...
+
+    async def add_events(self, app_name: str, user_id: str, session_id: str, events: Sequence[Event]) -> None:
+        """Adds what was said in some events of a session, each in place of what was added of it before.
+
+        Events become entries as in `add_session`, with the same ids. What was added of an event that becomes none, such as
+        one that is superseded by now, is removed. What was added of the session's other events stays, and the cost does
+        not depend on how many there are.
+
+        Args:
+            app_name: The app.
+            user_id: The user.
+            session_id: The session.
+            events: Events of it, in any order; none changes nothing. Of several with the same id the last one counts.
+
+        Raises:
+            InvalidInput: `id.invalid`, also for an event without an id. Nothing is added or removed then.
         """
         ...
 
@@ -106,7 +125,7 @@ class MemoryService(Protocol):
     ) -> None:
         """Removes entries; what is not there is not missed.
 
-        Adding a session again brings its entries back, also those removed by id.
+        Adding a session or its events again brings their entries back, also those removed by id.
 
         Args:
             app_name: The app.

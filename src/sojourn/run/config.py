@@ -27,7 +27,9 @@ class RunConfig(BaseModel):
 
     Attributes:
         streaming_mode: What readers are sent.
-        max_turns: Model calls (`ctx.turn()`) in one attempt; `run.max_turns` beyond.
+        max_turns: Model calls (`ctx.turn()`) in the run, those that the journal repeats counted once; `run.max_turns` beyond.
+        max_tokens: Tokens that the run's events may tell of (`usage_metadata`), in and out, over all attempts: once they are
+            spent, no further model call is made; `run.max_tokens`. None for no bound.
         include_history: How many of the newest events `ctx.history()` returns; `"all"`, or 0 for none.
         timeout: Seconds of execution, waiting excluded; `run.timeout` beyond. None for no bound.
         max_transfers: Hand-overs between agents in one run; `run.max_transfers` beyond.
@@ -37,7 +39,9 @@ class RunConfig(BaseModel):
         inject_memory: How many memories to find for the user's message. None: 5 if the Runner was given a memory
             service, else 0.
         cancel_grace: Seconds a cancelled agent has for cleaning up before it is abandoned.
-        max_event_bytes: Size of one event's JSON above which its largest parts are moved to artifacts.
+        max_event_bytes: Size of one event's JSON above which its largest parts are moved to artifacts. What cannot be moved
+            may not be larger either: the result of a step (`step.too_large`), the state that is stored at the end of a run
+            without an event (`state.too_large`), `custom_metadata` (`run.metadata_too_large`).
         custom_metadata: Kept on the run's record.
     """
 
@@ -45,6 +49,7 @@ class RunConfig(BaseModel):
 
     streaming_mode: StreamingMode = StreamingMode.SSE
     max_turns: int = Field(default=50, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
     include_history: int | Literal["all"] = 200
     timeout: float | None = Field(default=None, gt=0)
     max_transfers: int = Field(default=10, ge=0)

@@ -41,9 +41,11 @@ class OpenMessage:
         pieces: What was written so far, as (text, kind): the kind is whether it is a thought, or the function call whose
             arguments the text is a piece of.
         size: What it takes: the characters of all pieces, and `PIECE_OVERHEAD` for each.
+        replaced: Whether the text of the event that seals it does not begin with the pieces: who has not been given them is
+            given the event alone.
     """
 
-    __slots__ = ("author", "branch", "id", "pieces", "run_id", "size")
+    __slots__ = ("author", "branch", "id", "pieces", "replaced", "run_id", "size")
 
     def __init__(self, id: str, run_id: str, author: str, branch: str | None) -> None:
         self.id = id
@@ -52,6 +54,7 @@ class OpenMessage:
         self.branch = branch
         self.pieces: list[Piece] = []
         self.size = 0
+        self.replaced = False
 
     def add(self, text: str, thought: bool = False) -> None:
         """Appends a piece."""
@@ -63,21 +66,30 @@ class OpenMessage:
         self.pieces.append((piece.args, CallName(piece.id, piece.name)))
         self.size += len(piece.args) + PIECE_OVERHEAD
 
-    def content(self) -> Content:
+    def content(self) -> Content | None:
         """The message as content: neighbouring pieces of one kind make one part.
 
-        Function calls are left out: nobody carries out a call of a message that was cut off.
+        Function calls are left out: nobody carries out a call of a message that was cut off. None if there is nothing else.
         """
         pieces = self.pieces
         if len(pieces) == 1 and not pieces[0][1]:
             return Content.of(pieces[0][0], "model")
         parts = [Part(text=text, thought=kind) for text, kind in joined(pieces) if isinstance(kind, bool)]
-        return Content("model", tuple(parts))
+        return Content("model", tuple(parts)) if parts else None
+
+    def seal_with(self, event: Event) -> None:
+        """Takes note of what an event says that was not made of the pieces and takes their place."""
+        self.replaced = not event.text.startswith(text_of(self.pieces))
 
 
 def joined(pieces: Sequence[Piece]) -> list[Piece]:
     """Neighbouring pieces of one kind as one."""
     return [("".join(text for text, _ in group), kind) for kind, group in groupby(pieces, key=itemgetter(1))]
+
+
+def text_of(pieces: Sequence[Piece]) -> str:
+    """What a screen shows of pieces: neither thoughts nor function calls."""
+    return "".join(text for text, kind in pieces if not kind)
 
 
 class LiveRun:

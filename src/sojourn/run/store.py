@@ -29,8 +29,7 @@ class NewRun:
         config: `RunConfig.overrides()`.
         attached: Whether the run ends when its reader leaves.
         reject_if_busy: Refuse if another run of the session is queued or running.
-        retry_of: Id of a finished run of the same session that this one repeats; its events no longer count then, but what
-            they changed in the state stays.
+        retry_of: Id of a finished run of the same session whose place this one takes; see `RunStore`, "Repeating".
         custom_metadata: Kept on the record.
     """
 
@@ -171,7 +170,15 @@ class RunStore(Protocol):
     - **Put back**: a key that still holds the very value that was written gets the one before (or is absent again); an
       increment is subtracted from another number, unless a set or delete by this run that stays came after it; anything
       else is left. Values are compared as JSON: 1, 1.0 and true differ.
-    - **Answers go with their call**: the event of an answer counts as long as the call it answers.
+    - **Answers go with their call**: the event of an answer counts as long as the call it answers. If a later attempt says
+      the call in an event that is stored anew, the answer is stored again right after that, without `pos` and ordinal.
+    - **Repeating**: a run with `retry_of` takes the place of that run (if that one never began and was to repeat another, of
+      that other) in the append that puts its message in the log: the one that records it if it begins at once, else the
+      one that begins its first attempt. In this append the run whose place it takes and all that were submitted to the
+      session between the two get `superseded_by`, and all their events are superseded, messages and answers included.
+      Nothing is copied or put back: state and steps stay. It starts at the agent at which the first of those runs that began
+      had started, and that is the session's active agent again; if none had begun, the active agent stays. The cost grows
+      with the runs and events that cease to count, not with the session.
     - **The outcome is known**: if the caller is cancelled while the store commits, the call waits until the outcome is
       known before it raises. A failed commit is `Unavailable` and has changed nothing.
     - **Moves** follow `sojourn.run.status`; an illegal one is `Conflict`, `run.illegal_move`.
@@ -194,12 +201,13 @@ class RunStore(Protocol):
 
         Returns:
             The record. A run id known for this app and user is not recorded again: the stored record is returned with
-            `known=True` if session and message content are the same.
+            `known=True` if session, message content and `retry_of` are the same.
 
         Raises:
-            Conflict: `run.conflict` if the id is known with another session or message; `session.busy` with
+            Conflict: `run.conflict` if the id is known with another session, message or `retry_of`; `session.busy` with
                 `reject_if_busy`.
-            Conflict: `run.not_finished` if `retry_of` has not ended.
+            Conflict: `run.not_finished` if `retry_of`, or a run that was submitted to the session after it, has not ended;
+                `run.superseded` if it does not count any more.
             NotFound: `session.not_found` without `create_session`; `run.not_found` for an unknown `retry_of`.
             InvalidInput: `id.invalid`, `json.invalid`, `state.*`.
         """
@@ -208,7 +216,8 @@ class RunStore(Protocol):
     async def begin(self, run_uid: int) -> Begun:
         """Begins the next attempt of a queued run.
 
-        With the first, the message is appended to the log and the session's active agent becomes the run's.
+        With the first, the message is appended to the log, and the session's active agent becomes the run's; a run that
+        repeats another takes its place first.
 
         A queued run for which a cancel was requested is closed as cancelled instead.
 
@@ -327,6 +336,9 @@ class RunStore(Protocol):
     async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
         """Lists the agents' events of a run with a `pos` greater than `after`, superseded ones included, by `pos`.
 
+        They are what the run's readers are given, and stay so: `superseded` says here that a later attempt of the run took
+        another way, and not that the whole run has ceased to count (`RunRecord.superseded_by`).
+
         Raises:
             InvalidInput: `page.invalid` for a limit outside of 1 to 1,000.
         """
@@ -350,7 +362,8 @@ class RunStore(Protocol):
         first of these.
 
         Raises:
-            Conflict: `store.in_use` if another process has it; the message names its pid.
+            Conflict: `store.in_use` if another process has it; the message names its pid. `store.client_only` if this store
+                object was opened so as never to execute runs.
         """
         ...
 

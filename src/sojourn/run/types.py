@@ -11,6 +11,9 @@ from sojourn.jsonvalue import Nothing, clone
 from sojourn.run.status import RunStatus
 from sojourn.session.types import SessionKey
 
+MAX_ERROR_CHARACTERS = 16_384
+"""How much of an error's message is stored."""
+
 
 @dataclass(slots=True, frozen=True)
 class RunError:
@@ -23,8 +26,11 @@ class RunError:
 
     @classmethod
     def of(cls, error: SojournError) -> RunError:
-        """What is stored of an error."""
-        return cls(error.code, error.message, type(error).__name__, error.retryable)
+        """What is stored of an error: of a message beyond `MAX_ERROR_CHARACTERS`, its beginning."""
+        message = error.message
+        if len(message) > MAX_ERROR_CHARACTERS:
+            message = f"{message[:MAX_ERROR_CHARACTERS]}…"
+        return cls(error.code, message, type(error).__name__, error.retryable)
 
     def to_exception(self) -> SojournError:
         """The error again, in its category."""
@@ -49,15 +55,18 @@ class RunRecord:
         deaths: How many attempts ended by the death of their process since the last answer.
         agent: The agent that has the run: the session's active agent when the first attempt began, then whoever it was
             handed to; None for the root agent.
+        start_agent: The agent that the first attempt began with, whoever has the run now; None for the root agent.
         base_ordinal: Events of the run with a smaller ordinal were written before `agent` took over.
         transfers: Hand-overs so far.
         message: What the user said: the event that opens the run in the log, without its numbers.
+        message_seq: `seq` of that event; None until the first attempt begins.
         config: `RunConfig.overrides()`.
         attached: Whether the run ends when its reader leaves.
         cancel_requested: Why a cancel was asked for, if it was.
         error: Set when failed or cancelled.
         last_pos: `pos` of the newest frame.
         retry_of: Id of the run that this one repeats.
+        superseded_by: Id of the run by which this one has ceased to count: it repeats this one, or one before it.
         usage: Sums of the token counts of its events.
         created_at, started_at, finished_at: Seconds since the epoch.
     """
@@ -82,6 +91,9 @@ class RunRecord:
     error: RunError | None = None
     last_pos: int = 0
     retry_of: str | None = None
+    start_agent: str | None = None
+    message_seq: int | None = None
+    superseded_by: str | None = None
     usage: dict[str, int] = field(default_factory=dict)
     custom_metadata: dict[str, Any] | None = None
     created_at: float = 0.0

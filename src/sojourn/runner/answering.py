@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sojourn import jsonvalue, platform
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, NotFound
 from sojourn.event import ASK_CALL, CONFIRM_CALL, USER, Event
+from sojourn.run.config import RunConfig
 from sojourn.run.store import Answered, Store
 from sojourn.run.types import Interrupt, RunRecord
+from sojourn.runner.bounds import check_answer_size
 from sojourn.session.types import SessionKey
 
 
-async def give_answer(store: Store, record: RunRecord, interrupt_id: str, value: Any) -> Answered:
+async def give_answer(
+    store: Store, record: RunRecord, interrupt_id: str, value: Any, *, max_bytes: int | None = None
+) -> Answered:
     """Answers one question of a run, exactly once; works in any process that can open the store.
 
     Args:
@@ -21,10 +25,11 @@ async def give_answer(store: Store, record: RunRecord, interrupt_id: str, value:
         record: The run.
         interrupt_id: The question.
         value: The answer; must fit the question's schema.
+        max_bytes: How large it may be as JSON; the run's own `max_event_bytes` if omitted.
 
     Raises:
         NotFound: `interrupt.not_found`.
-        InvalidInput: `interrupt.invalid_answer` if it does not fit the schema; `json.invalid`.
+        InvalidInput: `interrupt.invalid_answer` if it does not fit the schema; `interrupt.answer_too_large`; `json.invalid`.
         Conflict: `interrupt.conflict`, `interrupt.closed`.
     """
     value = jsonvalue.copy(value, where="answer")
@@ -33,6 +38,9 @@ async def give_answer(store: Store, record: RunRecord, interrupt_id: str, value:
     if interrupt is None:
         known = ", ".join(i.id for i in asked if i.status == "open") or "none"
         raise NotFound(f"run {record.id!r} has no interrupt {interrupt_id!r}; open ones: {known}", code="interrupt.not_found")
+    if max_bytes is None:
+        max_bytes = RunConfig.model_validate(record.config).max_event_bytes
+    check_answer_size(interrupt_id, value, max_bytes)
     check_answer(interrupt, value)
     call = CONFIRM_CALL if interrupt.kind == "confirm" else ASK_CALL
     event = Event(
@@ -64,19 +72,34 @@ def check_answer(interrupt: Interrupt, value: Any) -> None:
         ) from None
 
 
-async def answered_by(store: Store, key: SessionKey, message: Content) -> tuple[RunRecord, str, Any] | None:
-    """The question of its session that a message answers: one that holds nothing but a function response with its id.
+class Given(NamedTuple):
+    """An answer that a message gives: to which question of which run, and what."""
 
-    Returns:
-        The run, the question's id and the answer; None if the message is an ordinary one.
+    run_id: str
+    interrupt_id: str
+    value: Any
+
+
+async def answers_in(store: Store, key: SessionKey, message: Content) -> list[Given]:
+    """What a message answers that consists of function responses.
+
+    Each names a question of the session by its id, or by the id of the function call whose result it is; any other would
+    forge what a function gave.
+
+    Raises:
+        NotFound: `interrupt.not_found` if one answers nothing that was asked.
     """
-    responses = message.get_function_responses()
-    if len(responses) != 1 or len(message.parts) != 1:
-        return None
-    response = responses[0]
     app, user, session = key
-    for interrupt in await store.list_interrupts(app, user_id=user, session_id=session, open_only=False):
-        if interrupt.id == response.id:
-            record = await store.get_run(app, interrupt.run_id, user)
-            return record, interrupt.id, response.response.get("result", response.response)
-    return None
+    asked = await store.list_interrupts(app, user_id=user, session_id=session, open_only=False)
+    by_id = {i.call_id: i for i in asked if i.kind == "result" and i.call_id} | {i.id: i for i in asked}
+    given: list[Given] = []
+    for response in message.get_function_responses():
+        interrupt = by_id.get(response.id or "")
+        if interrupt is None:
+            known = ", ".join(i.id for i in asked if i.status == "open") or "none"
+            raise NotFound(
+                f"session {key} has no question {response.id!r} for {response.name!r} to answer; open ones: {known}",
+                code="interrupt.not_found",
+            )
+        given.append(Given(interrupt.run_id, interrupt.id, response.response.get("result", response.response)))
+    return given

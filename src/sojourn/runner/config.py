@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sojourn.agents.base import Agent
+from sojourn.agents.source import AgentSource
 from sojourn.artifact.service import ArtifactService
 from sojourn.memory.service import MemoryService
 from sojourn.run.config import RunConfig
@@ -38,7 +39,7 @@ class RunnerConfig:
 
     Attributes:
         app_name: The app; sessions, state, artifacts and memory belong to it.
-        agent: The root agent.
+        agent: The root agent, or where each user's comes from.
         session_service: The store of sessions and runs. In memory if omitted.
         artifact_service: In memory if omitted; None for none.
         memory_service: In memory if omitted; None for none.
@@ -52,11 +53,12 @@ class RunnerConfig:
             no bound.
         propagate: Context variables whose values at the call are handed into the run; it sees no others.
         transfer_policy: Governs hand-overs between agents.
-        memory_ingest: `on_run_end`: a session is added to memory after each of its runs; `manual`: only by hand.
+        memory_ingest: `on_run_end`: what a run has said is added to the user's memory when it has completed, at a cost that
+            depends on the run alone; `manual`: only by hand.
     """
 
     app_name: str
-    agent: Agent
+    agent: Agent | AgentSource
     session_service: Store | Default = DEFAULT
     artifact_service: ArtifactService | Default | None = DEFAULT
     memory_service: MemoryService | Default | None = DEFAULT

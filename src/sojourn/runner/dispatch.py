@@ -10,9 +10,10 @@ from typing import Any
 
 from sojourn import platform
 from sojourn.agents.current import Lineage
+from sojourn.agents.source import NOT_BUILT, AgentLease
 from sojourn.engine.limiter import Limiter, Limits, queue_timeout
 from sojourn.engine.protocol import Delivery
-from sojourn.errors import Conflict, NotFound, SojournError, TimedOut, Unavailable
+from sojourn.errors import Conflict, LimitExceeded, NotFound, SojournError, TimedOut, Unavailable
 from sojourn.run.live import LiveRun
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Begun, NewRun, Submitted
@@ -99,7 +100,7 @@ class Dispatcher:
         Args:
             new: The run.
             lineage: The runs that wait for it.
-            slot_freed: For a run that uses a slot of its caller's: called when its code has ended.
+            slot_freed: For a run that uses a slot of its caller's: called when its code has ended, or will never run.
 
         Returns:
             The record, and the live run if this process executes it.
@@ -108,10 +109,8 @@ class Dispatcher:
         limiter = self.limiter
         # Whoever waits for a run while it holds a slot itself must not make it wait for another one.
         needs_slot = slot_freed is None and limiter not in lineage.limiters
-        delivery = Delivery(new.key, new.key.user_id, 0, _never, limiter, needs_slot, slot_freed=slot_freed)
-        begin = hub.engine.claim(delivery)
-        if not begin and needs_slot:
-            limiter.enter_queue()
+        delivery = Delivery(new.key, new.key.user_id, 0, _never, limiter, needs_slot, ended=slot_freed)
+        lease, begin = self._admit(delivery)
         job: Job | None = None
         recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.recording.add(recorded)
@@ -122,7 +121,7 @@ class Dispatcher:
             record = submitted.record
             if not submitted.known:
                 live = LiveRun(record)
-                job = Job(self, live, delivery, observe.run_context(self._propagate), lineage)
+                job = Job(self, live, delivery, observe.run_context(self._propagate), lineage, lease)
                 delivery.no = record.no
                 hub.add(job)
                 if submitted.begun is not None:
@@ -154,15 +153,52 @@ class Dispatcher:
             self.deliver(record, ahead=False, needs_slot=limiter not in lineage.limiters)
         return record, hub.live.get(record.uid)
 
+    def _admit(self, delivery: Delivery) -> tuple[AgentLease | None, bool]:
+        """Gives a run its turn and its slot if all is there for it, or else counts it as waiting if it needs a slot.
+
+        Returns:
+            Its user's agent, as of `_lease_agent`, and whether it may begin.
+
+        Raises:
+            LimitExceeded: `limit.queue_full`. Nothing is built for a run that is refused.
+        """
+        builds = delivery.needs_slot and not self._agent_is_ready(delivery.user_id)
+        if builds:
+            self._enter_queue_to_build(delivery.user_id)
+        try:
+            lease = self._lease_agent(delivery)
+        except BaseException:
+            if builds:
+                self.limiter.leave_queue()
+            raise
+        begin = not builds and not delivery.held and self.hub.engine.claim(delivery)
+        if not begin and not builds and delivery.needs_slot:
+            try:
+                self.limiter.enter_queue()
+            except LimitExceeded:
+                self.hub.engine.free_slot(delivery)
+                raise
+        return lease, begin
+
+    def _enter_queue_to_build(self, user_id: str) -> None:
+        # Those for whom slots are free wait for their agents alone, which `max_queue` says nothing about.
+        self.limiter.enter_queue(beyond=self.limiter.free_slots(user_id))
+
     def check_room(self, key: SessionKey, lineage: Lineage) -> None:
         """Refuses what `submit` would refuse, before anything else is done for a run.
 
         Raises:
             LimitExceeded: `limit.queue_full`.
         """
-        if self.limiter not in lineage.limiters and not self.limiter.has_room(key.user_id):
+        if self.limiter in lineage.limiters:
+            return
+        if not self._agent_is_ready(key.user_id):
+            self._enter_queue_to_build(key.user_id)
+        elif self.limiter.has_room(key.user_id):
+            return
+        else:
             self.limiter.enter_queue()
-            self.limiter.leave_queue()
+        self.limiter.leave_queue()
 
     async def _record(self, new: NewRun, begin: bool) -> tuple[Submitted, bool]:
         """Records a run, repeating while the store does not answer; returns whether it was repeated."""
@@ -207,8 +243,22 @@ class Dispatcher:
 
     # -- executing --------------------------------------------------------------------------------------------------
 
+    async def may_execute(self) -> bool:
+        """Whether this process executes the store's runs; from now on it does, unless another one does or it never may."""
+        try:
+            await self.store.become_executor()
+        except Conflict:
+            return False
+        return True
+
     def deliver(
-        self, record: RunRecord, *, ahead: bool, close_with: SojournError | None = None, needs_slot: bool = True
+        self,
+        record: RunRecord,
+        *,
+        ahead: bool,
+        close_with: SojournError | None = None,
+        needs_slot: bool = True,
+        slot_freed: Callable[[], None] | None = None,
     ) -> LiveRun:
         """Brings a recorded, queued run to execution.
 
@@ -217,11 +267,43 @@ class Dispatcher:
             ahead: Before all others of its session.
             close_with: Fails it with this instead of running its agent.
             needs_slot: False if it shares the slot of the run that waits for it.
+            slot_freed: For a run that uses a slot of its caller's, as for `submit`.
         """
-        job = self._job(record, LiveRun(record), observe.run_context(()), Lineage(), ahead=ahead, needs_slot=needs_slot)
-        job.close_with = close_with
+        job = self._job(
+            record,
+            LiveRun(record),
+            observe.run_context(()),
+            Lineage(),
+            ahead=ahead,
+            needs_slot=needs_slot and slot_freed is None,
+            close_with=close_with,
+            slot_freed=slot_freed,
+        )
         self._queue(job)
         return job.live
+
+    def lend_slot(self, run_uid: int, slot_freed: Callable[[], None]) -> None:
+        """Lets a run that waits for a slot use one of its caller's; gives it back at once if the run waits for none.
+
+        Args:
+            run_uid: The run.
+            slot_freed: As for `submit`.
+        """
+        job = self.hub.jobs.get(run_uid)
+        if job is None or job.delivery.started or not job.delivery.needs_slot or job.delivery.limiter is not self.limiter:
+            slot_freed()
+            return
+        delivery = job.delivery
+        release = delivery.ended
+
+        def ended() -> None:
+            if release is not None:
+                release()
+            slot_freed()
+
+        delivery.needs_slot, delivery.ended = False, ended
+        if not delivery.held:
+            self.hub.engine.end_hold(delivery)
 
     def _job(
         self,
@@ -232,10 +314,15 @@ class Dispatcher:
         *,
         ahead: bool,
         needs_slot: bool = True,
+        close_with: SojournError | None = None,
+        slot_freed: Callable[[], None] | None = None,
     ) -> Job:
         """A job for a run that is queued in the store; it counts as waiting, whatever the bound of the queue."""
-        delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, needs_slot, ahead)
-        job = Job(self, live, delivery, context, lineage)
+        delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, needs_slot, ahead, ended=slot_freed)
+        # What is only closed needs no agent: building it may be what ended the process.
+        lease = self._lease_agent(delivery) if close_with is None else None
+        job = Job(self, live, delivery, context, lineage, lease)
+        job.close_with = close_with
         job.in_queue = True
         self.limiter.queued += 1
         self.hub.add(job)
@@ -244,6 +331,41 @@ class Dispatcher:
     def _queue(self, job: Job) -> None:
         job.delivery.start = lambda: self._start(job)
         self.hub.engine.submit(job.delivery)
+        if job.delivery.held and job.lease is not None:
+            job.lease.when_settled(lambda error: self._agent_settled(job, error))
+
+    def _lease_agent(self, delivery: Delivery) -> AgentLease | None:
+        """Has the agent of a run's user made ready, and kept until the delivery has ended; None if all have the same.
+
+        A run waits for its user's agent in the queue, without a slot: a slow build must not hold up others.
+        """
+        source = self.services.agent_source
+        if source is None:
+            return None
+        lease, ended = source.lease(delivery.user_id), delivery.ended
+
+        def release() -> None:
+            lease.release()
+            if ended is not None:
+                ended()
+
+        delivery.ended = release
+        delivery.held = lease.agent is None
+        return lease
+
+    def _agent_settled(self, job: Job, error: SojournError | None) -> None:
+        """The agent that a run waits for is there, or cannot be had."""
+        if error is None:
+            self.hub.engine.end_hold(job.delivery)
+            return
+        # With the event loop ends the build as well; the run is found again as it was, in the queue.
+        torn_down = isinstance(error.__cause__, asyncio.CancelledError) and self.hub.tearing_down()
+        if not torn_down and self.hub.engine.withdraw(job.delivery):
+            self.hub.spawn(self._close_queued(job, error))
+
+    def _agent_is_ready(self, user_id: str) -> bool:
+        source = self.services.agent_source
+        return source is None or source.is_ready(user_id)
 
     def _bound_waiting(self, job: Job) -> None:
         """Limits how long a run waits that its caller has just submitted; what was promised before waits as it must."""
@@ -261,8 +383,9 @@ class Dispatcher:
             self.limiter.leave_queue()
 
     def _waited_too_long(self, job: Job, seconds: float) -> None:
+        error = queue_timeout(seconds, NOT_BUILT) if job.delivery.held else queue_timeout(seconds)
         if self.hub.engine.withdraw(job.delivery):
-            self.hub.spawn(self._close_queued(job, queue_timeout(seconds)))
+            self.hub.spawn(self._close_queued(job, error))
 
     async def _close_queued(self, job: Job, error: SojournError) -> None:
         live, record = job.live, job.live.record
@@ -291,7 +414,8 @@ class Dispatcher:
         elif not job.live.frames:
             # What came before this attempt is in the store: readers find it there.
             job.live.first_pos = begun.record.last_pos + 1
-        execution = job.execution = Execution(self.services, begun, job.live, self._lineage_of(job))
+        root = self.services.agent if job.lease is None else job.lease.agent
+        execution = job.execution = Execution(self.services, begun, job.live, self._lineage_of(job), root)
         execution.tearing_down = self.hub.tearing_down
         if execution.config.timeout is not None:
             execution.on_timeout = lambda: self.stop(job, "timeout", Stop.TIMEOUT)
@@ -313,7 +437,7 @@ class Dispatcher:
         observe.run_started(record)
         outcome: Outcome | None = None
         try:
-            with observe.span(record, execution.services.agent.name) as span:
+            with observe.span(record, execution.root_name) as span:
                 if job.close_with is not None:
                     outcome = Outcome(Move.FAIL, RunError.of(job.close_with))
                     await execution.finish(outcome)
@@ -443,7 +567,7 @@ class Dispatcher:
     def _ended(self, job: Job, outcome: Outcome | None) -> None:
         """The run has really ended, as far as its session is concerned: the next one may start."""
         execution = job.execution
-        if execution is not None and execution.stop_reason is Stop.SHUTDOWN and not self.closed:
+        if execution is not None and not self.closed and self._cut_off(execution):
             # The event loop is being torn down: what would start now could not end.
             self.hub.engine.stop()
         self.left_queue(job)
@@ -466,6 +590,12 @@ class Dispatcher:
         live.end()
         if record.status is RunStatus.WAITING:
             self.hub.spawn(self.watch_waiting(record))
+
+    def _cut_off(self, execution: Execution) -> bool:
+        """Whether the event loop ended the attempt; its agent may have made something else of that."""
+        if execution.stop_reason is not None:
+            return execution.stop_reason is Stop.SHUTDOWN
+        return execution.task is not None and execution.task.cancelling() > 0 and self.hub.tearing_down()
 
     def _released(self, job: Job) -> None:
         """The run's task has ended, whatever became of the run."""
@@ -496,8 +626,12 @@ class Dispatcher:
         record = job.live.record
         if self.services.plugins.after_run:
             await observe_hooks(self.services.plugins.after_run, record, job.live.cause)
-        if self.services.ingests and record.status is RunStatus.COMPLETED:
-            self.hub.spawn(self.services.ingest(record))
+        services = self.services
+        if services.ingests and services.ingest is not None and record.status is RunStatus.COMPLETED:
+            self.hub.spawn(services.ingest.add_run(record))
+        elif services.ingest is not None and record.retry_of is not None and record.status.terminal:
+            # It may have ended before it came to that.
+            self.hub.spawn(services.ingest.drop_superseded(record))
 
     async def watch_waiting(self, record: RunRecord) -> None:
         """Sees to it that a waiting run goes on if it was answered meanwhile, and fails when a question of it expires."""
@@ -508,7 +642,8 @@ class Dispatcher:
                 if current.uid in self.hub.jobs:
                     return
                 if current.status is RunStatus.QUEUED:
-                    self.deliver(current, ahead=True)
+                    if await self.may_execute() and current.uid not in self.hub.jobs:
+                        self.deliver(current, ahead=True)
                 elif current.status is RunStatus.WAITING:
                     await self._watch_expiry(current)
                 return

@@ -16,7 +16,7 @@ from sojourn.agents.control import RunPaused
 from sojourn.agents.current import CurrentRun, Lineage, set_current_run
 from sojourn.agents.question import Question
 from sojourn.agents.threads import track_calls
-from sojourn.content import Content
+from sojourn.content import Content, Part
 from sojourn.errors import (
     AgentError,
     Fenced,
@@ -27,16 +27,18 @@ from sojourn.errors import (
     TimedOut,
     Unavailable,
 )
-from sojourn.event import CallDelta, Event
+from sojourn.event import CallDelta, Event, Thought
 from sojourn.run.config import RunConfig
 from sojourn.run.live import PIECE_OVERHEAD, LiveRun
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Begun, Store
 from sojourn.run.types import Interrupt, RunError, RunRecord, Step, terminal_frame
 from sojourn.runner import history, transfers
+from sojourn.runner.bounds import check_left_state
 from sojourn.runner.journal import Journal
 from sojourn.runner.log import AttemptLog, Outcome, Said
 from sojourn.runner.plugins import change, observe
+from sojourn.runner.saves import Saves
 from sojourn.runner.speech import Speech, shown
 from sojourn.session.state import State, StateDelta
 
@@ -71,9 +73,16 @@ class Execution:
     """Executes one attempt.
 
     It owns the fence: everything the attempt stores goes through `_store`, in order, and nothing does after `finish`.
+
+    Args:
+        services: What the executions of its Runner share.
+        begun: The attempt.
+        live: Where its frames are shown.
+        lineage: The runs that wait for what its agents start, itself included.
+        root: The root agent; None for a run that is only to be closed.
     """
 
-    def __init__(self, services: Services, begun: Begun, live: LiveRun, lineage: Lineage) -> None:
+    def __init__(self, services: Services, begun: Begun, live: LiveRun, lineage: Lineage, root: Agent | None) -> None:
         record = begun.record
         self.services = services
         self.store: Store = services.store
@@ -93,15 +102,17 @@ class Execution:
         self.on_timeout: Callable[[], None] = _nothing
         self.tearing_down: Callable[[], bool] = bool
         self.thread_calls: set[asyncio.Future[None]] = set()
+        self.root_name = root.name if root is not None else "agent"
+        self._root = root
         self._lineage = lineage
         self._entered = False
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
         self._handovers = self._transfers = record.transfers
         self._paused = False
-        self._log = AttemptLog(services, live, record, begun.session, self.config)
+        self._log = AttemptLog(services, live, record, begun.session, self.config, record.agent or self.root_name)
         self._speech = Speech(live, record, self.config.max_event_bytes)
-        self._journal = Journal(begun, services.plugins)
+        self._journal = Journal(begun, services.plugins, self.config.max_event_bytes)
         self._state = State(dict(begun.session.state))
 
     # -- from the outside -------------------------------------------------------------------------------------------
@@ -178,6 +189,9 @@ class Execution:
             self._timer = asyncio.get_running_loop().call_later(config.timeout, self.on_timeout)
         if self.attempt > 1:
             await self._resume()
+        if self.record.retry_of is not None and services.ingest is not None:
+            # First of all: the agent must not be shown as a memory what the run takes the place of.
+            await services.ingest.drop_superseded(self.record)
         if services.inject_memory(config):
             self.memories = await services.find_memories(self.session, self.user_content, config)
         ctx = self._root_context()
@@ -186,7 +200,11 @@ class Execution:
                 break
         else:
             await self._drive(ctx)
-        return Outcome(Move.WAIT) if self._paused else _COMPLETED
+        if self._paused:
+            return Outcome(Move.WAIT)
+        if self._state.pending:
+            check_left_state(self.run_id, self._state.pending, config.max_event_bytes)
+        return _COMPLETED
 
     async def _resume(self) -> None:
         """Finds out what earlier attempts have said that counts."""
@@ -196,10 +214,12 @@ class Execution:
             after = events[-1].pos or 0
 
     def _root_context(self) -> Context:
-        root = self.services.agent
+        root = self._root
+        assert root is not None, "a run without an agent is only closed"
         name = self.record.agent
         agent = root if name is None else root.find_agent(name) or root
         scope = f"{agent.name}#{self._handovers}" if self._handovers else ""
+        self._turns = self._journal.turns_outside(scope)
         return Context(self, agent, self._state, None, scope, None)
 
     def _outcome_of(self, error: BaseException) -> Outcome:
@@ -339,8 +359,8 @@ class Execution:
         """Takes something that was yielded and is not plain text; returns when it is durable."""
         speech = self._speech
         if isinstance(item, str):
-            speech.add(ctx, str(item))
-        elif isinstance(item, CallDelta):
+            speech.add(ctx, str(item), thought=isinstance(item, Thought))
+        elif isinstance(item, CallDelta) and _is_text(item.id, item.name, item.args):
             speech.add(ctx, item)
         elif isinstance(item, Event) and item.partial:
             for part in item.content.parts if item.content else ():
@@ -349,14 +369,19 @@ class Execution:
             if isinstance(item, Event) and item.run_id == self.run_id and item.seq is not None:
                 return  # An event of this run that is stored already: an agent passes on what another one said.
             events = [speech.seal(ctx, own_actions=False)] if ctx._message is not None else []
-            events.append(speech.said(ctx, item))
+            try:
+                events.append(speech.said(ctx, item))
+            except BaseException:
+                # It is refused, but not what was said before it.
+                self._log.tail.extend(events)
+                raise
             await self._commit(ctx, events)
-        elif isinstance(item, Whole):
+        elif isinstance(item, Whole) and isinstance(item.event, Event):
             await self._commit(ctx, [speech.whole(ctx, item.event)])
         else:
             raise AgentError(
-                f"agent {ctx.agent_name!r} yielded {shown(item)}; yield str, Content or Event, or return a value from an "
-                "async function",
+                f"agent {ctx.agent_name!r} yielded {shown(item)}; yield str, Content, Event, Whole of an event or CallDelta of "
+                "text, or return a value from an async function",
                 code="agent.bad_yield",
             )
 
@@ -374,6 +399,11 @@ class Execution:
 
     async def _record_steps(self, ctx: Context, steps: Sequence[Step]) -> None:
         await self._log.commit(ctx, (), steps=steps)
+        if self.stop_reason is not None:
+            raise asyncio.CancelledError
+
+    async def _keep_steps(self, ctx: Context, steps: Sequence[Step]) -> None:
+        self._log.keep_steps(steps)
         if self.stop_reason is not None:
             raise asyncio.CancelledError
 
@@ -444,11 +474,15 @@ class Execution:
             log.tail.clear()
         else:
             log.tail.extend(self._speech.interrupt_all())
-        if outcome.move in (Move.FAIL, Move.CANCEL) and log.open_calls:
+        if outcome.move in (Move.FAIL, Move.CANCEL) and log.has_open_calls():
             ordinal = self._speech.ordinals[None]
             self._speech.ordinals[None] = ordinal + 1
             log.seal_calls(self.run_id, outcome.error.code if outcome.error else "run.cancelled", ordinal, self.attempt)
         left = self._state.take() if outcome.move is Move.COMPLETE else None
+        if self.record.deaths and log.saves is None and self.services.artifacts is not None:
+            log.saves = Saves(self.services.artifacts, self.session, self.record)
+        if log.saves is not None:
+            await log.saves.find_unknown(self.store)
         try:
             await self._close_run(outcome, left)
         except Unavailable as error:
@@ -460,7 +494,7 @@ class Execution:
         # Only an agent that came to its own end has left out what an earlier attempt said after that.
         complete = self.attempt > 1 and outcome.move in (Move.COMPLETE, Move.WAIT)
         try:
-            record, outcome = await self._log.close(outcome, left, dict(self._speech.ordinals) if complete else None)
+            record, outcome = await self._log.close(outcome, left, self._speech.ordinals, complete=complete)
         except Fenced as error:
             await self._fenced(error)
         else:
@@ -500,6 +534,13 @@ class Execution:
 
     # -- what a context asks for ------------------------------------------------------------------------------------
 
+    def write(self, ctx: Context, piece: str | CallDelta) -> None:
+        """See `Context.write`."""
+        if isinstance(piece, CallDelta):
+            self._speech.add(ctx, piece)
+        else:
+            self._speech.add(ctx, str(piece), thought=isinstance(piece, Thought))
+
     def count_turn(self, ctx: Context) -> None:
         """See `Context.turn`."""
         self._turns += 1
@@ -508,6 +549,15 @@ class Execution:
                 f"run {self.run_id!r} has made {self.config.max_turns} model calls, the limit; raise RunConfig.max_turns if "
                 "that is intended",
                 code="run.max_turns",
+                retryable=False,
+            )
+        spent = self._log.usage.get("total_token_count", 0)
+        # A turn that the journal repeats spends nothing.
+        if self.config.max_tokens is not None and spent >= self.config.max_tokens and not self._speech.repeats(ctx):
+            raise LimitExceeded(
+                f"run {self.run_id!r} has spent {spent} tokens, {self.config.max_tokens} are allowed; raise "
+                "RunConfig.max_tokens if that is intended",
+                code="run.max_tokens",
                 retryable=False,
             )
 
@@ -521,11 +571,13 @@ class Execution:
 
     async def step(self, ctx: Context, key: str, fn: Callable[[], Any], *, with_next_event: bool) -> Any:
         """See `Context.step`."""
-        return await self._journal.step(ctx, key, fn, self._log.keep_steps if with_next_event else self._record_steps)
+        return await self._journal.step(ctx, key, fn, self._keep_steps if with_next_event else self._record_steps)
 
     async def ask(self, ctx: Context, questions: Sequence[Question]) -> list[Any]:
         """See `Context.ask_all`."""
-        asked = [self._journal.question(ctx, question) for question in questions]
+        if not questions:
+            return []
+        asked = self._journal.ask(ctx, questions)
         # A known question is said again: the store recognises it, or puts it where this attempt says it.
         ids = tuple(interrupt.id for interrupt, _ in asked)
         content = Content("model", tuple(q.to_part(id_) for q, id_ in zip(questions, ids, strict=True)))
@@ -568,6 +620,16 @@ class Execution:
             raise not_configured("artifact")
         return service
 
+    async def save_artifact(
+        self, ctx: Context, name: str, data: Part | bytes, mime_type: str | None, custom_metadata: dict[str, Any] | None
+    ) -> int:
+        """See `Context.artifacts`."""
+        if self.finished:
+            raise asyncio.CancelledError
+        if self._log.saves is None:
+            self._log.saves = Saves(self.artifact_service(), self.session, self.record)
+        return await self._log.saves.save(ctx, name, data, mime_type, custom_metadata)
+
     def memory_service(self) -> MemoryService:
         """See `Context.memory`."""
         service = self.services.memory
@@ -600,6 +662,10 @@ def _runs_in(task: asyncio.Task[Any] | None) -> bool:
 
 def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _is_text(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 async def _call(callback: AgentCallback, ctx: Context) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-from sojourn.content import Content, Part
+from sojourn.content import Content, FunctionResponse, Part
 from sojourn.event import USER, Event
 from sojourn.session.types import History
 
@@ -25,13 +25,13 @@ def arrange(history: History, open_calls: Container[str], keep: Callable[[Event]
         return events
     responses: dict[str, Event] = {}
     for event in events:
-        for response in event.get_function_responses():
+        for response in _given(event):
             if response.id:
                 responses[response.id] = event
     arranged: list[Event] = []
     placed: set[int] = set()
     for event in events:
-        if event.seq in placed or event.get_function_responses():
+        if event.seq in placed or _given(event):
             continue
         arranged.append(event)
         calls = [c for c in event.get_function_calls() if c.id]
@@ -57,6 +57,11 @@ def arrange(history: History, open_calls: Container[str], keep: Callable[[Event]
                 )
             )
     return arranged
+
+
+def _given(event: Event) -> list[FunctionResponse]:
+    """The responses in an event. What a user's message calls one is none: answers to questions are events of their own."""
+    return [] if event.is_message() else event.get_function_responses()
 
 
 def visible_to(branch: str | None) -> Callable[[Event], bool]:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sojourn import platform
 from sojourn.agents.current import Lineage
+from sojourn.agents.source import AgentLease
 from sojourn.engine.inprocess import InProcessEngine
 from sojourn.engine.protocol import Delivery
 from sojourn.errors import Conflict, NotFound, SojournError
@@ -37,7 +38,7 @@ class Job:
     """A run that this process is to execute, from its submission to its end."""
 
     __slots__ = (
-        "abandoned", "answered", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue",
+        "abandoned", "answered", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue", "lease",
         "lineage", "live", "queue_timer", "stop",
     )  # fmt: skip
 
@@ -48,12 +49,15 @@ class Job:
         delivery: Delivery,
         context: contextvars.Context,
         lineage: Lineage,
+        lease: AgentLease | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self.live = live
         self.delivery = delivery
         self.context = context
         self.lineage = lineage
+        # Its user's agent, if the Runner has one per user; held until its delivery has ended.
+        self.lease = lease
         self.execution: Execution | None = None
         self.close_with: SojournError | None = None
         self.stop: tuple[str, Stop] | None = None
@@ -154,6 +158,8 @@ class Hub:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Starts background work that `settle` waits for; what it raises is logged."""
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        # What the end of the event loop cuts off is taken up from the store by whoever comes next: no cause for alarm.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task

@@ -7,11 +7,12 @@ from inspect import isawaitable
 from typing import Any
 
 from sojourn import jsonvalue, platform
-from sojourn.agents.context import Context
+from sojourn.agents.context import MODEL_STEP, Context
 from sojourn.agents.question import Question
-from sojourn.errors import Conflict, SojournError
+from sojourn.errors import AgentError, Conflict, SojournError
 from sojourn.run.store import Begun
 from sojourn.run.types import Interrupt, RunError, Step
+from sojourn.runner.bounds import check_result
 from sojourn.runner.plugins import PluginChain, change, observe
 
 Record = Callable[[Context, Sequence[Step]], Awaitable[None]]
@@ -24,13 +25,17 @@ class Journal:
     Args:
         begun: The run as the attempt found it.
         plugins: Whose hooks are called around steps.
+        max_result_bytes: How large the result of a step may be as JSON.
     """
 
-    def __init__(self, begun: Begun, plugins: PluginChain) -> None:
+    def __init__(self, begun: Begun, plugins: PluginChain, max_result_bytes: int) -> None:
         self._attempt = begun.record.attempt
+        self._max_result_bytes = max_result_bytes
         self._plugins = plugins
         self._steps: dict[str, Step] = {s.key: s for s in begun.steps}
         self._done: set[str] = set()
+        # What steps gave whose append was refused or not answered: to be stored if the agent tries again.
+        self._unstored: dict[str, Any] = {}
         self._interrupts = {i.key: i for i in begun.interrupts if i.status in ("open", "answered")}
         self._asked: set[str] = set()
 
@@ -58,20 +63,15 @@ class Journal:
         started = platform.now()
         error: BaseException | None = None
         try:
-            result = fn()
-            if isawaitable(result):
-                result = await result
-            result = jsonvalue.copy(result, where=f"the result of step {path!r}")
+            # What is done stays done, whatever becomes of the append: it may be stored, and its reply lost.
+            result = self._unstored[path] if path in self._unstored else await self._result(ctx, path, fn, record, started)
+            self._unstored[path] = result
             await record(ctx, [Step(path, "done", result, None, self._attempt, started, platform.now())])
-        except Exception as e:
-            error = e
-            # What has failed may be tried again under the same key.
-            self._done.discard(path)
-            failure = RunError.of(e) if isinstance(e, SojournError) else RunError("step.failed", f"{type(e).__name__}: {e}")
-            await record(ctx, [Step(path, "failed", None, failure, self._attempt, started, platform.now())])
-            raise
+            del self._unstored[path]
         except BaseException as e:
             error = e
+            if path in self._unstored:
+                self._done.discard(path)
             raise
         finally:
             if self._plugins.after_step:
@@ -79,20 +79,52 @@ class Journal:
             error = None
         return jsonvalue.copy(result)
 
-    def question(self, ctx: Context, question: Question) -> tuple[Interrupt, bool]:
-        """The interrupt of a question, and whether it is asked for the first time; see `Context.ask`.
+    async def _result(self, ctx: Context, path: str, fn: Callable[[], Any], record: Record, started: float) -> Any:
+        """Does a side effect; records that it has failed, if it has."""
+        try:
+            result = fn()
+            if isawaitable(result):
+                result = await result
+            result = jsonvalue.copy(result, where=f"the result of step {path!r}")
+            check_result(path, result, self._max_result_bytes)
+        except Exception as e:
+            # What has failed may be tried again under the same key.
+            self._done.discard(path)
+            failed = e if isinstance(e, SojournError) else AgentError(f"{type(e).__name__}: {e}", code="step.failed")
+            await record(ctx, [Step(path, "failed", None, RunError.of(failed), self._attempt, started, platform.now())])
+            raise
+        return result
+
+    def turns_outside(self, scope: str) -> int:
+        """How many calls of models are recorded of agents other than one and those inside of it: a hand-over ended them.
+
+        Args:
+            scope: The path of the agent that has the run now.
+        """
+        keys = [key for key in self._steps if key.rpartition("/")[2].startswith(MODEL_STEP)]
+        return sum(not key.startswith(f"{scope}/") for key in keys) if scope else 0
+
+    def ask(self, ctx: Context, questions: Sequence[Question]) -> list[tuple[Interrupt, bool]]:
+        """The interrupts of questions, and whether each is asked for the first time; see `Context.ask_all`.
 
         Raises:
             Conflict: `interrupt.duplicate_key`.
             InvalidInput: `json.invalid` if prompt or schema are not JSON values.
         """
-        path, digest = ctx.path(question.key), question.digest()
-        if path in self._asked:
-            raise Conflict(
-                f"question {path!r} was asked before in this attempt; give each question of an agent a key of its own",
-                code="interrupt.duplicate_key",
-            )
-        self._asked.add(path)
+        # If one is refused, none counts as asked.
+        digests: dict[str, str] = {}
+        for question in questions:
+            path = ctx.path(question.key)
+            if path in self._asked or path in digests:
+                raise Conflict(
+                    f"question {path!r} was asked before in this attempt; give each question of an agent a key of its own",
+                    code="interrupt.duplicate_key",
+                )
+            digests[path] = question.digest()
+        self._asked.update(digests)
+        return [self._interrupt(q, path, digest) for q, (path, digest) in zip(questions, digests.items(), strict=True)]
+
+    def _interrupt(self, question: Question, path: str, digest: str) -> tuple[Interrupt, bool]:
         known = self._interrupts.get(path)
         if known is not None and known.digest == digest:
             return known, False

@@ -10,7 +10,7 @@ from sojourn import platform
 from sojourn.agents.context import Context, not_configured
 from sojourn.content import Content, Part
 from sojourn.errors import AgentError, Fenced, SojournError, Unavailable
-from sojourn.event import USER, Event
+from sojourn.event import USER, Event, EventActions
 from sojourn.run.config import RunConfig
 from sojourn.run.live import LiveRun, OpenMessage
 from sojourn.run.status import Move
@@ -23,6 +23,7 @@ from sojourn.session.state import StateDelta
 from sojourn.session.types import Session
 
 if TYPE_CHECKING:
+    from sojourn.runner.saves import Saves
     from sojourn.runner.services import Services
 
 APPEND_RETRIES = (0.0, 0.1, 0.5)
@@ -47,22 +48,35 @@ class AttemptLog:
         tail: Events that go with the next append, whatever that is.
         open_calls: Function calls without a response so far, by id.
         closed: Whether the attempt has ended: nothing more is taken.
+        usage: Sums of the token counts of the run's events so far.
+        saves: What its agents have saved; None if nothing.
     """
 
-    def __init__(self, services: Services, live: LiveRun, record: RunRecord, session: Session, config: RunConfig) -> None:
+    def __init__(
+        self, services: Services, live: LiveRun, record: RunRecord, session: Session, config: RunConfig, author: str
+    ) -> None:
         self.tail: list[Said] = []
         self.open_calls: dict[str, str] = {}
         self.closed = False
+        self.usage = record.usage
+        self.saves: Saves | None = None
         self._kept_steps: list[Step] = []
         self._services = services
         self._store = services.store
         self._live = live
         self._session = session
         self._max_bytes = config.max_event_bytes
+        self._author = author
         self._fence = Fence(record.uid, record.attempt)
 
-    async def keep_steps(self, ctx: Context, steps: Sequence[Step]) -> None:
-        """Takes steps that are stored with the next append, whatever that is."""
+    def keep_steps(self, steps: Sequence[Step]) -> None:
+        """Takes steps that are stored with the next append, whatever that is.
+
+        Raises:
+            CancelledError: The attempt has ended.
+        """
+        if self.closed:
+            raise asyncio.CancelledError
         self._kept_steps.extend(steps)
 
     async def commit(
@@ -97,24 +111,27 @@ class AttemptLog:
             prepared = await self._prepare(ctx, pending)
             batch = Batch([e for e, _ in prepared], [*kept, *steps], list(interrupts), agent=agent)
             appended, cancelled = await self._append(batch)
-        except BaseException:
+        except BaseException as error:
             self._kept_steps[:0] = kept
-            # Messages that readers have seen pieces of go with the attempt's last append instead.
-            self.tail[:0] = [said for said in pending if said[1] is not None]
+            refused = error.code if isinstance(error, SojournError) and not isinstance(error, Unavailable) else None
+            # Messages that readers have seen pieces of go with the next append instead.
+            self.tail[:0] = [_left_of(event, message, refused) for event, message in pending if message is not None]
             raise
+        self.usage = appended.record.usage
         self._show(appended.events, prepared)
         if cancelled is not None:
             raise cancelled
 
     async def close(
-        self, outcome: Outcome, state: StateDelta | None, ordinals: dict[str | None, int] | None
+        self, outcome: Outcome, state: StateDelta | None, ordinals: dict[str | None, int], *, complete: bool
     ) -> tuple[RunRecord, Outcome]:
         """Makes the attempt's last append, with the tail. What cannot be stored fails the run; it is closed all the same.
 
         Args:
             outcome: How the attempt ends.
             state: Changes of state that no event carries.
-            ordinals: `Batch.live`.
+            ordinals: Per branch, the next event's ordinal.
+            complete: Whether that is all the attempt had to say, so that what earlier ones said after it does not count.
 
         Returns:
             The record, and how the attempt really ended.
@@ -129,11 +146,12 @@ class AttemptLog:
         refused: SojournError | None = None
         for _ in range(_CLOSING_TRIES):
             try:
-                prepared = await self._prepare(None, events)
+                prepared = await self._prepare(None, [*events, *self._untold(events, ordinals[None])])
             except SojournError as error:
-                events, state, outcome = [], None, _failed(error)
+                events, state, outcome = self._dropped(events), None, _failed(error)
                 continue
-            batch = Batch([e for e, _ in prepared], steps, state=state, move=outcome.move, error=outcome.error, live=ordinals)
+            said, live = [e for e, _ in prepared], dict(ordinals) if complete else None
+            batch = Batch(said, steps, state=state, move=outcome.move, error=outcome.error, live=live)
             try:
                 appended, _ = await self._append(batch)
             except (Fenced, Unavailable):
@@ -142,13 +160,30 @@ class AttemptLog:
                 # The leftover state may be what cannot be stored, or else one of the events, or else the error's own text.
                 outcome = _failed(error) if refused is None else Outcome(Move.FAIL, _UNTOLD, error)
                 if state is None:
-                    events, steps = [], []
+                    events, steps = self._dropped(events), []
                 state, refused = None, error
                 continue
             self._show(appended.events, prepared)
             return appended.record, outcome
         code = refused.code if refused is not None else None
         raise Unavailable("the store refuses to close the run", code=code) from refused
+
+    def has_open_calls(self) -> bool:
+        """Whether there are calls without a response, in what is stored or in the tail."""
+        for event, _ in self.tail:
+            self._note_calls(event)
+        return bool(self.open_calls)
+
+    def _untold(self, events: Sequence[Said], ordinal: int) -> list[Said]:
+        """What tells of the saves that no event does."""
+        event = self.saves.untold((e for e, _ in events), self._author, ordinal) if self.saves is not None else None
+        return [] if event is None else [(event, None)]
+
+    def _dropped(self, events: Sequence[Said]) -> list[Said]:
+        """What is left to be stored when these are refused: first what they saved is told apart, then nothing is."""
+        if not events:
+            self.saves = None
+        return []
 
     def seal_calls(self, run_id: str, code: str, ordinal: int, attempt: int) -> None:
         """Answers all open calls with an error, so that the next history is valid."""
@@ -181,6 +216,8 @@ class AttemptLog:
                     break
                 if replaced is not None:
                     event = replaced.evolve(**{name: getattr(event, name) for name in _IDENTITY})
+            if message is not None and event is not given:
+                message.seal_with(event)
             if spill.is_large(event, self._max_bytes):
                 if self._services.artifacts is None:
                     raise not_configured("artifact")
@@ -214,12 +251,9 @@ class AttemptLog:
     def _show(self, stored: Sequence[Event | None], prepared: Sequence[Said]) -> None:
         live = self._live
         for event, (given, message) in zip(stored, prepared, strict=True):
-            if given.content is not None:
-                for part in given.content.parts:
-                    if part.function_call is not None and part.function_call.id:
-                        self.open_calls[part.function_call.id] = part.function_call.name
-                    elif part.function_response is not None:
-                        self.open_calls.pop(part.function_response.id or "", None)
+            self._note_calls(given)
+            if self.saves is not None:
+                self.saves.tell(given)
             if message is not None:
                 live.open.pop(message.id, None)
             if event is None:
@@ -228,12 +262,36 @@ class AttemptLog:
                 live.final = event
             live.publish(event_frame(event), message)
 
+    def _note_calls(self, event: Event) -> None:
+        for part in event.content.parts if event.content is not None else ():
+            if part.function_call is not None and part.function_call.id:
+                self.open_calls[part.function_call.id] = part.function_call.name
+            elif part.function_response is not None:
+                self.open_calls.pop(part.function_response.id or "", None)
+
 
 _CLOSING_TRIES = 5
 
 _UNTOLD = RunError("agent.failed", "the run failed, and why could not be stored")
 
 _IDENTITY = ("id", "run_id", "ordinal", "branch", "attempt", "timestamp")
+
+
+def _left_of(event: Event, message: OpenMessage, refused: str | None) -> Said:
+    """What is to be stored yet of an event that was not: all of it, or of one that was refused the pieces it stands for."""
+    content = message.content()
+    if refused is None or (event.content == content and not event.actions.changes_state):
+        return event, message
+    cut = event.evolve(
+        content=content,
+        output=None,
+        actions=EventActions(artifact_delta=event.actions.artifact_delta),
+        custom_metadata=None,
+        long_running_tool_ids=(),
+        interrupted=True,
+        error_code=refused,
+    )
+    return cut, message
 
 
 def _failed(error: SojournError) -> Outcome:

@@ -34,10 +34,10 @@ class Plugin:
         """Before the first agent of each attempt. Returns an answer in place of running any agent, or None."""
 
     async def before_agent(self, ctx: Context) -> Content | None:
-        """Before each agent. Returns what is said in place of running it, or None."""
+        """Before each agent and its own callbacks. Returns what is said in place of running it, or None."""
 
     async def after_agent(self, ctx: Context, error: BaseException | None) -> None:
-        """After each agent, also when it failed, was stopped or asked a person."""
+        """After each agent, also when something was said in its place, and when it failed, was stopped or asked a person."""
 
     async def before_step(self, ctx: Context, key: str) -> None:
         """Before a step is done; not for a step whose result is known."""
@@ -48,8 +48,9 @@ class Plugin:
     async def on_event(self, ctx: Context | None, event: Event) -> Event | None:
         """Before an event is stored. Returns one in place of it (its identity is kept), or None.
 
-        Pieces of a message have been sent to readers by then, unless the run's streaming mode is `NONE`. What this raises
-        for is not stored: at the end of a failing run, an empty event stands in its place.
+        Pieces of a message have been sent to readers by then, unless the run's streaming mode is `NONE`; readers who have not
+        been given them get only the event if that begins otherwise. What this raises for is not stored. It is asked again for
+        the pieces that the event stood for; if it raises then, at the end of a failing run, an empty event is stored.
 
         The context is None for events that the runner writes itself.
         """

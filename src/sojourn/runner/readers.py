@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from sojourn.event import CallDelta, Event, Partial
-from sojourn.run.live import CallName, LiveRun, OpenMessage, joined
+from sojourn.run.live import CallName, LiveRun, OpenMessage, joined, text_of
 from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, RunRecord, event_frame, started_frame, terminal_frame
 
@@ -123,7 +123,7 @@ class FrameReader:
     def _give(self, frame: Frame, message: OpenMessage | None) -> None:
         event = frame.event
         if event is not None and self._partials:
-            if message is not None:
+            if message is not None and not message.replaced:
                 self._give_pieces(message)
             progress = self._progress.pop(event.id, None)
             if progress is not None and progress.index:
@@ -195,8 +195,7 @@ def _partial(message: OpenMessage, progress: _Progress, text: str, kind: bool | 
 def _rest(event: Event, progress: _Progress, message: OpenMessage | None) -> Event:
     """The final event for a reader that was given pieces of it."""
     text = event.text
-    if message is None:
-        return event.with_delta(text[progress.shown :])
-    said = "".join(t for t, thought in message.pieces if not thought)
-    # A plugin may have replaced the text: what is on the screen cannot be taken back.
-    return event.with_delta(text[progress.shown :] if text.startswith(said) else "")
+    if message is not None and message.replaced and not text.startswith(text_of(message.pieces[: progress.index])):
+        # What is on the screen cannot be taken back.
+        return event.with_delta("")
+    return event.with_delta(text[progress.shown :])

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sojourn import platform
-from sojourn.agents.base import Agent
+from sojourn.agents.base import Agent, close_agents
 from sojourn.agents.context import not_configured
 from sojourn.agents.current import Lineage, find_current_run
+from sojourn.agents.source import AgentSource
 from sojourn.artifact.service import ArtifactService
 from sojourn.content import Content
 from sojourn.engine.limiter import Limiter, Limits
-from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError, Unavailable
+from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError, Unavailable, Unsupported
 from sojourn.event import USER, Event
 from sojourn.ids import check_id
 from sojourn.memory.service import MemoryService
@@ -23,15 +24,18 @@ from sojourn.run.status import RunStatus
 from sojourn.run.store import NewRun, Store
 from sojourn.run.types import Interrupt, RunQuery, RunRecord
 from sojourn.runner import lifecycle, spill
-from sojourn.runner.answering import answered_by, give_answer
+from sojourn.runner.answering import answers_in, give_answer
+from sojourn.runner.bounds import check_metadata
 from sojourn.runner.config import RunnerConfig
 from sojourn.runner.dispatch import Dispatcher
 from sojourn.runner.handle import EventStream, Run
 from sojourn.runner.hub import Hub
 from sojourn.runner.lifecycle import CloseReport
 from sojourn.runner.plugins import change
+from sojourn.runner.repeating import check_last, check_repeatable, repeated_message
 from sojourn.runner.services import Services
 from sojourn.session.types import Session, SessionKey
+from sojourn.store.rules import run_conflict
 
 Message = str | Content
 """What a user says."""
@@ -74,8 +78,19 @@ class Runner:
 
     @property
     def agent(self) -> Agent:
-        """The root agent."""
+        """The root agent.
+
+        Raises:
+            Unsupported: `runner.agent_per_user` if each user has one.
+        """
+        if self._services.agent is None:
+            raise Unsupported("this Runner has an agent per user, and none for all", code="runner.agent_per_user")
         return self._services.agent
+
+    @property
+    def agent_source(self) -> AgentSource | None:
+        """Where each user's agent comes from; None if all have the same."""
+        return self._services.agent_source
 
     @property
     def store(self) -> Store:
@@ -133,9 +148,9 @@ class Runner:
             create_session: False to raise `NotFound`, `session.not_found`, for a session that does not exist.
 
         Raises:
-            InvalidInput: `id.invalid`, `message.invalid`.
+            InvalidInput: `id.invalid`, `message.invalid`, `event.too_large`, `run.metadata_too_large`.
             LimitExceeded: `limit.queue_full`; nothing is recorded.
-            Conflict: `run.conflict`, `session.busy`, `run.nested_session`, `store.in_use`.
+            Conflict: `run.conflict`, `session.busy`, `run.nested_session`, `store.in_use`, `store.client_only`.
             Unavailable: `store.unavailable`, `runner.closed`.
             SojournError: At the end, the coded error of a failed or cancelled run.
         """
@@ -201,16 +216,20 @@ class Runner:
             run_config: Fields that differ from the Runner's own.
             run_id: As for `run`.
             slot_freed: For a caller that holds a slot of this Runner's limiter and lets the run use it: called when the run's
-                code has ended.
+                code has ended, or will never run.
         """
         return await self._submit(
             user_id, session_id, new_message, run_config=run_config, run_id=run_id, attached=True, slot_freed=slot_freed
         )
 
     async def leave(self, run: Run) -> None:
-        """Leaves an attached run: cancels it unless it has ended or waits for a person, and waits for its end."""
+        """Leaves an attached run: cancels it unless it has ended or waits for a person, and waits for its end.
+
+        A detached run, such as one that went on with an answer, goes on, and is not waited for.
+        """
         self.dispatcher.leave(run.record)
-        await run.settled()
+        if run.record.attached:
+            await run.settled()
 
     async def _submit(
         self,
@@ -223,7 +242,8 @@ class Runner:
         attached: bool,
         create_session: bool = True,
         slot_freed: Callable[[], None] | None = None,
-        retry_of: str | None = None,
+        repeated: RunRecord | None = None,
+        as_stored: bool = False,
     ) -> Run:
         key = SessionKey(self.app_name, user_id, session_id).check()
         content = _content(message)
@@ -231,14 +251,21 @@ class Runner:
         if self.store.shared and self.dispatcher.recovered_in != hub.generation:
             # Whoever executes runs of a database knows that nobody else does: what is unfinished there is nobody's.
             await self.recover()
-        if content.parts and content.parts[0].function_response is not None:
-            found = await answered_by(self.store, key, content)
-            if found is not None:
-                return await self.answer(found[0].id, found[1], found[2], user_id=user_id)
+        if content.parts[0].function_response is not None and repeated is None:
+            run: Run | None = None
+            given_answers = await answers_in(self.store, key, content)
+            for n, answer in enumerate(given_answers, 1):
+                # Should a later answer be refused, the caller's slot must not be in use by the run of an earlier one.
+                lent = slot_freed if n == len(given_answers) else None
+                run = await self._answer(answer.run_id, answer.interrupt_id, answer.value, user_id, lent)
+            assert run is not None, "there is one answer for each part"
+            return run
         services = self._services
-        for hook in services.plugins.on_user_message:
+        # A message that is repeated as it is stored has been through the hooks.
+        for hook in () if as_stored else services.plugins.on_user_message:
             content = await change(hook, key, content, gives=Content) or content
         config = services.merge(run_config)
+        check_metadata(config.custom_metadata, config.max_event_bytes)
         lineage = _lineage(key, attached)
         given = run_id is not None
         run_id = check_id(run_id, "run_id") if run_id is not None else platform.new_id()
@@ -253,11 +280,16 @@ class Runner:
             }
         )
         large = spill.is_large(event, config.max_event_bytes)
-        if given and (large or config.when_busy == "replace") and (known := await self._known(key, run_id, content)):
+        retry_of = repeated.id if repeated is not None else None
+        if given and (large or config.when_busy == "replace") and (known := await self._known(key, run_id, content, retry_of)):
+            if slot_freed is not None:
+                self.dispatcher.lend_slot(known.record.uid, slot_freed)
             return known
         if large or config.when_busy == "replace":
             # Nothing may be kept or cancelled for a run that is refused.
             self.dispatcher.check_room(key, lineage)
+            if repeated is not None:
+                await check_repeatable(self.store, repeated)
         if large:
             event = await self._spill_message(key, event, config, create_session)
         new = NewRun(
@@ -276,11 +308,11 @@ class Runner:
         record, live = await self.dispatcher.submit(new, lineage, slot_freed)
         return Run(self, record, live)
 
-    async def _known(self, key: SessionKey, run_id: str, content: Content) -> Run | None:
+    async def _known(self, key: SessionKey, run_id: str, content: Content, retry_of: str | None) -> Run | None:
         """The run recorded under this id, if there is one: submitting it again must do nothing else.
 
         Raises:
-            Conflict: `run.conflict` if it was for another message or session.
+            Conflict: `run.conflict` if it was for something else.
         """
         try:
             record = await self.store.get_run(self.app_name, run_id, key.user_id)
@@ -288,10 +320,8 @@ class Runner:
             return None
         digest = (record.message.custom_metadata or {}).get(spill.DIGEST)
         same = record.message.content == content if digest is None else digest == spill.digest(content)
-        if record.key != key or not same:
-            raise Conflict(
-                f"run id {run_id!r} was used for another message or session; use a new id for a new run", code="run.conflict"
-            )
+        if record.key != key or not same or record.retry_of != retry_of:
+            raise run_conflict(run_id)
         return Run(self, record, self.hub.live.get(record.uid))
 
     async def _replace(self, key: SessionKey) -> None:
@@ -328,34 +358,37 @@ class Runner:
 
         Raises:
             NotFound: `run.not_found`, `interrupt.not_found`.
-            InvalidInput: `interrupt.invalid_answer`, `run.ambiguous`.
+            InvalidInput: `interrupt.invalid_answer`, `interrupt.answer_too_large`, `run.ambiguous`.
             Conflict: `interrupt.conflict`, `interrupt.closed`.
         """
+        return await self._answer(run_id, interrupt_id, value, user_id)
+
+    async def _answer(
+        self, run_id: str, interrupt_id: str, value: Any, user_id: str | None, slot_freed: Callable[[], None] | None = None
+    ) -> Run:
+        """Answers a question; a run that goes on with it here uses the caller's slot, if one is lent."""
         hub = self.dispatcher.ready()
         record = await self.store.get_run(self.app_name, check_id(run_id, "run_id"), user_id)
         try:
-            answered = await give_answer(self.store, record, interrupt_id, value)
+            max_bytes = self._services.run_config(record).max_event_bytes
+            answered = await give_answer(self.store, record, interrupt_id, value, max_bytes=max_bytes)
             record = answered.record
             job = hub.jobs.get(record.uid)
             if job is not None:
                 # Only the attempt that asked has not heard of it; a later one has, however late this reply is.
                 asked_it = job.execution is not None and job.execution.attempt == record.attempt
                 job.answered = job.answered or (asked_it and answered.recorded and record.status is RunStatus.QUEUED)
-            elif record.status is RunStatus.QUEUED and await self._may_execute() and record.uid not in hub.jobs:
-                self.dispatcher.deliver(record, ahead=True)
+            elif record.status is RunStatus.QUEUED and await self.dispatcher.may_execute() and record.uid not in hub.jobs:
+                self.dispatcher.deliver(record, ahead=True, slot_freed=slot_freed)
+                slot_freed = None
         except (asyncio.CancelledError, Unavailable):
             # It may be stored, and then the run goes on, whatever becomes of whoever gave the answer.
             hub.spawn(self.dispatcher.watch_waiting(record))
             raise
+        if slot_freed is not None:
+            self.dispatcher.lend_slot(record.uid, slot_freed)
         live = hub.live.get(record.uid)
         return Run(self, record, live, start_pos=record.last_pos)
-
-    async def _may_execute(self) -> bool:
-        try:
-            await self.store.become_executor()
-        except Conflict:
-            return False
-        return True
 
     # -- watching and changing runs ---------------------------------------------------------------------------------
 
@@ -386,22 +419,55 @@ class Runner:
         record = await self.store.get_run(self.app_name, check_id(run_id, "run_id"), user_id)
         return await self.dispatcher.cancel(record, reason)
 
-    async def retry(self, run_id: str, *, user_id: str | None = None, run_config: RunConfig | None = None) -> Run:
-        """Runs the message of a failed or cancelled run again, as a new run; what the old one said does not count any more.
+    async def retry(
+        self,
+        run_id: str,
+        new_message: Message | None = None,
+        *,
+        user_id: str | None = None,
+        run_config: RunConfig | None = None,
+        new_run_id: str | None = None,
+        attached: bool = False,
+        drop_later: bool = False,
+    ) -> Run:
+        """Runs a finished run again, in its place: with the same message (regenerate), or with another one (edit).
+
+        The run and all that were submitted to its session after it cease to count: what they said, messages included, is out
+        of history and memory, and the next run starts where the repeated one did. It stays in the log as superseded, and the
+        old runs still give their events, frames and results. What they changed in the state stays, and so do artifacts.
+
+        That happens with the append that puts the new message in the log. If the new run must wait for its turn, the old ones
+        count until it begins; if it never begins, nothing has happened.
+
+        Args:
+            run_id: The run to repeat. Whether it completed, failed or was cancelled does not matter.
+            new_message: What the user says instead; None for the same again.
+            user_id: The user; needed only if several users have a run of this id.
+            run_config: Fields that differ from the Runner's own; those of the repeated run if omitted.
+            new_run_id: Makes it idempotent: the same call again follows the same new run.
+            attached: Whether the new run ends when its caller goes, who promises to `leave` it.
+            drop_later: Whether runs that came after it may cease to count. A new message says so by itself; to try again what
+                failed long ago is mostly not meant like that.
+
+        Returns:
+            The new run. Its `record.retry_of` is `run_id`.
 
         Raises:
             NotFound: `run.not_found`.
-            Conflict: `run.not_retryable` for a run that has not failed and was not cancelled.
+            InvalidInput: `run.ambiguous`, `message.invalid`, and what else `run` raises.
+            LimitExceeded: `limit.queue_full`; nothing is recorded.
+            Conflict: `run.not_finished` if the run, or one that was submitted to the session after it, is queued, running or
+                waiting; `run.has_later` if one came after it, without a new message and `drop_later`; `run.superseded` if it
+                does not count any more; `run.conflict` if `new_run_id` was used for something
+                else.
         """
         record = await self.store.get_run(self.app_name, check_id(run_id, "run_id"), user_id)
-        if record.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
-            raise Conflict(
-                f"run {run_id!r} is {record.status}; only failed and cancelled runs can be retried", code="run.not_retryable"
-            )
+        if new_message is None and not drop_later and record.superseded_by is None:
+            await check_last(self.store, record)
         config = run_config or (RunConfig.model_validate(record.config) if record.config else None)
         return await self._submit(
-            record.user_id, record.session_id, record.message.content or Content(USER), run_config=config, run_id=None,
-            attached=False, retry_of=record.id,
+            record.user_id, record.session_id, repeated_message(record, new_message), run_config=config, run_id=new_run_id,
+            attached=attached, repeated=record, as_stored=new_message is None,
         )  # fmt: skip
 
     async def list_runs(
@@ -448,6 +514,8 @@ class Runner:
     async def delete_session(self, user_id: str, session_id: str) -> Session:
         """Deletes a session with its events, runs, state and artifacts; a run under way is stopped.
 
+        Memories of it stay, but once this returns this Runner adds none any more: what it was adding is broken off.
+
         Raises:
             NotFound: `session.not_found`.
         """
@@ -455,6 +523,8 @@ class Runner:
         session = await self.store.delete_session(app_name=key.app_name, user_id=user_id, session_id=session_id)
         for job in [j for j in self.hub.jobs.values() if j.live.record.key == key]:
             await self.hub.closed(job)
+        if self._services.ingest is not None:
+            await self._services.ingest.end_additions(key)
         if self.artifacts is not None:
             await self.artifacts.delete_session_artifacts(spill.scope_of(session))
         return session
@@ -466,9 +536,9 @@ class Runner:
             NotFound: `session.not_found`.
             Unsupported: `memory.not_configured`.
         """
-        if self.memory is None:
+        if self._services.ingest is None:
             raise not_configured("memory")
-        await self._services.add_to_memory(SessionKey(self.app_name, user_id, session_id).check())
+        await self._services.ingest.add_session(SessionKey(self.app_name, user_id, session_id).check())
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -493,7 +563,8 @@ class Runner:
             The runs taken up.
 
         Raises:
-            Conflict: `store.in_use` if another process executes this store's runs.
+            Conflict: `store.in_use` if another process executes this store's runs; `store.client_only` if the store was opened
+                so as never to do so.
         """
         return await lifecycle.recover(self.dispatcher)
 
@@ -502,7 +573,7 @@ class Runner:
 
         New runs are refused at once. Runs under way get `grace` seconds to come to their end; then they are interrupted:
         detached ones go back to queued and go on when a Runner of the app is entered again. Services that this Runner was
-        given stay open.
+        given stay open; users' agents are closed with it.
 
         Args:
             grace: Seconds.
@@ -516,6 +587,10 @@ class Runner:
             if self._entered:
                 self.hub.leave()
             self.hub.stop_watching()
+            if self._services.agent_source is not None:
+                await self._services.agent_source.close()
+            if self._services.agent is not None:
+                await close_agents(self._services.agent)
             if self._services.owns_store:
                 await self.store.close()
 
@@ -531,6 +606,13 @@ def _content(message: object) -> Content:
     if isinstance(message, Content):
         if not message.parts:
             raise InvalidInput("the message has no parts; give text or Content with parts", code="message.invalid")
+        if message.get_function_calls():
+            raise InvalidInput("a message of a user cannot call functions; give text, bytes or files", code="message.invalid")
+        answers = len(message.get_function_responses())
+        if answers and answers < len(message.parts):
+            raise InvalidInput(
+                "function responses answer questions; give them in a message of their own, without text", code="message.invalid"
+            )
         return message if message.role else message.model_copy(update={"role": USER})
     raise InvalidInput(f"the message must be text or Content, not {type(message).__name__}", code="message.invalid")
 

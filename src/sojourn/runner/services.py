@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 
-from sojourn.agents.base import check_tree
+from sojourn.agents.base import Agent, check_tree
+from sojourn.agents.source import AgentSource
 from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.content import Content
 from sojourn.errors import InvalidInput, SojournError
-from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.types import Memory
-from sojourn.page import MAX_PAGE
 from sojourn.run.config import RunConfig
 from sojourn.run.store import Store
 from sojourn.run.types import RunRecord
 from sojourn.runner.config import Default, RunnerConfig
+from sojourn.runner.ingest import Ingest
 from sojourn.runner.plugins import PluginChain
-from sojourn.session.types import Session, SessionKey
+from sojourn.session.types import Session
 from sojourn.store.inmemory import InMemorySessionService
 
 logger = logging.getLogger("sojourn.run")
@@ -30,19 +30,23 @@ DEFAULT_MEMORIES = 5
 class Services:
     """A Runner's parts, checked, with the defaults put in.
 
+    Attributes:
+        agent: The root agent; None if each user has one.
+        agent_source: Where each user's agent comes from; None if all have the same.
+
     Raises:
         InvalidInput: `id.invalid`, `agent.invalid`, `agent.duplicate_name`, `runner.invalid`.
     """
 
     def __init__(self, config: RunnerConfig) -> None:
         self.app_name = check_id(config.app_name, "app_name")
-        self.agent = config.agent
-        if not hasattr(config.agent, "walk"):
-            raise InvalidInput(
-                f"agent is {config.agent!r}, which is not an agent; decorate a function with @agent or subclass Agent",
-                code="agent.invalid",
-            )
-        check_tree(config.agent)
+        self.agent_source: AgentSource | None = None
+        self.agent: Agent | None = None
+        # An agent first: it may happen to have methods of a source's names.
+        if isinstance(config.agent, Agent) or not isinstance(config.agent, AgentSource):
+            self.agent = _checked(config.agent)
+        else:
+            self.agent_source = config.agent
         self.owns_store = isinstance(config.session_service, Default)
         self.store: Store = InMemorySessionService() if isinstance(config.session_service, Default) else config.session_service
         if self.store is None:
@@ -53,7 +57,8 @@ class Services:
         self._memories = DEFAULT_MEMORIES if given else 0
         self.plugins = PluginChain(config.plugins)
         self.transfer_policy = config.transfer_policy
-        self.ingests = config.memory_ingest == "on_run_end" and self.memory is not None
+        self.ingest = Ingest(self.store, self.memory) if self.memory is not None else None
+        self.ingests = config.memory_ingest == "on_run_end"
         self._run_config = config.run_config
 
     def run_config(self, record: RunRecord) -> RunConfig:
@@ -83,28 +88,17 @@ class Services:
             return await self.memory.search(session.app_name, session.user_id, text, limit=self.inject_memory(config))
         except SojournError as error:
             logger.warning("memory search failed; the run goes on without memories: %s", error)
-            return []
+        except Exception:
+            logger.exception("memory search failed with an error without a code; the run goes on without memories")
+        return []
 
-    async def add_to_memory(self, key: SessionKey) -> None:
-        """Adds what counts in a session to the user's memory, in place of what was added of it before.
 
-        Raises:
-            NotFound: `session.not_found`.
-        """
-        assert self.memory is not None, "checked by the caller"
-        app, user, session = key
-        events: list[Event] = []
-        while True:
-            after = events[-1].seq or 0 if events else 0
-            page = await self.store.list_events(app_name=app, user_id=user, session_id=session, after=after, limit=MAX_PAGE)
-            events.extend(page)
-            if len(page) < MAX_PAGE:
-                break
-        await self.memory.add_session(app, user, session, events)
-
-    async def ingest(self, record: RunRecord) -> None:
-        """Adds a session to memory after one of its runs; a failure is logged."""
-        try:
-            await self.add_to_memory(record.key)
-        except SojournError as error:
-            logger.warning("session %s was not added to memory: %s", record.key, error)
+def _checked(agent: object) -> Agent:
+    if not hasattr(agent, "walk"):
+        raise InvalidInput(
+            f"agent is {agent!r}, which is not an agent; decorate a function with @agent or subclass Agent",
+            code="agent.invalid",
+        )
+    root: Agent = agent  # type: ignore[assignment]
+    check_tree(root)
+    return root

@@ -58,6 +58,10 @@ class Speech:
             if before and branch is None and ordinal == self._handover:
                 before, self._handover = False, 0
 
+    def repeats(self, ctx: Context) -> bool:
+        """Whether what the agent says next was said before, by an earlier attempt."""
+        return self.ordinals.get(ctx.branch, 1) <= self._said_before.get(ctx.branch, 0)
+
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def open(self, ctx: Context) -> OpenMessage:
@@ -116,13 +120,15 @@ class Speech:
 
     def whole(self, ctx: Context, event: Event) -> Said:
         """An event in place of the agent's open message, under its id; simply an event if none is open."""
-        message, ctx._message = ctx._message, None
-        fields = _said_fields(event)
+        message, fields = ctx._message, _said_fields(event)
         if message is None:
             return self.event(ctx, **fields), None
+        # First what may be refused: the message stays open then, and what was said of it is kept.
+        said = self.event(ctx, id=message.id, **fields)
+        ctx._message = None
         self._writing.pop(message.id, None)
-        streamed = message.id in self._live.open
-        return self.event(ctx, id=message.id, **fields), message if streamed else None
+        message.seal_with(said)
+        return said, message if message.id in self._live.open else None
 
     def interrupt_all(self) -> list[Said]:
         """Seals every open message as interrupted."""

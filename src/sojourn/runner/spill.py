@@ -37,6 +37,7 @@ def is_large(event: Event, max_bytes: int) -> bool:
     """Whether something of the event must be moved."""
     size = 0
     structured = event.output is not None or bool(event.actions.model_fields_set) or event.custom_metadata is not None
+    structured = structured or event.error_message is not None
     for part in event.content.parts if event.content is not None else ():
         if part.text is not None:
             size += len(part.text)

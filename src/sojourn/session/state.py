@@ -236,6 +236,11 @@ class State(MutableMapping[str, Any]):
         pending, self._pending = self._pending, None
         return pending
 
+    @property
+    def pending(self) -> StateDelta | None:
+        """The writes since the last `take`, still pending; for the runner."""
+        return self._pending
+
     def apply(self, delta: StateDelta) -> None:
         """Takes over changes that somebody else (an event's own actions) makes; for the runner."""
         for key, value in delta.values.items():

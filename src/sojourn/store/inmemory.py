@@ -32,6 +32,7 @@ from sojourn.store.rules import (
     run_ambiguous,
     run_not_finished,
     run_not_found,
+    run_superseded,
     same_input,
     session_busy,
     session_exists,
@@ -51,6 +52,8 @@ class InMemorySessionService:
 
     def __init__(self) -> None:
         self._sessions: dict[SessionKey, StoredSession] = {}
+        # How many sessions each app has.
+        self._apps: dict[str, int] = {}
         self._state = RamState()
         self._last_session_no = 0
         self._runs: dict[int, StoredRun] = {}
@@ -95,7 +98,7 @@ class InMemorySessionService:
         return Page([s.view({}) for s in page], page_token(page[-1].created_at, str(page[-1].no)) if more else None)
 
     async def list_apps(self) -> list[str]:
-        return sorted({s.key.app_name for s in self._sessions.values()})
+        return sorted(self._apps)
 
     async def patch_session(
         self, *, app_name: str, user_id: str, session_id: str, state_delta: dict[str, Any] | None = None,
@@ -113,6 +116,9 @@ class InMemorySessionService:
         session = self._find(SessionKey(app_name, user_id, session_id))
         before = self._snapshot(session)
         del self._sessions[session.key]
+        self._apps[app_name] -= 1
+        if not self._apps[app_name]:
+            del self._apps[app_name]
         for run in session.runs.values():
             del self._runs[run.record.uid]
             by_user = self._run_ids[app_name, run.record.id]
@@ -157,7 +163,8 @@ class InMemorySessionService:
         session = self._sessions.get(key)
         if session is None and not run.create_session:
             raise session_not_found(key)
-        repeated = None if run.retry_of is None else self._finished(run.retry_of, key, session)
+        if run.retry_of is not None:
+            self._check_repeatable(run.retry_of, key, session)
         if session is None:
             session = self._new_session(key)
         elif run.reject_if_busy:
@@ -168,8 +175,6 @@ class InMemorySessionService:
 
         # All checks are done: from here on, things are written.
         self._add(session)
-        if repeated is not None:
-            repeated.supersede({e.seq or 0 for e in repeated.events()})
         self._next_run_uid += 1
         session.run_no += 1
         record = _BLANK.evolve(
@@ -210,16 +215,21 @@ class InMemorySessionService:
         first = record.attempt == 0
         now = platform.now()
         run.answered = False
+        if first and record.retry_of is not None:
+            self._take_place(run, record.retry_of)
+        seq = len(session.events) + 1
         run.record = record = record.evolve(
             status=move(record.status, Move.BEGIN, run_id=record.id),
             attempt=record.attempt + 1,
             started_at=now if first else record.started_at,
             last_pos=1 if first else record.last_pos,
             agent=session.active_agent if first else record.agent,
+            start_agent=session.active_agent if first else record.start_agent,
+            message_seq=seq if first else record.message_seq,
         )
         self._store(session, staged)
         if first:
-            run.log(record.message.evolve(seq=len(session.events) + 1, pos=None, ordinal=0, attempt=1))
+            run.log(record.message.evolve(seq=seq, pos=None, ordinal=0, attempt=1))
             session.updated_at = now
         state = self._merged(session)
         found = session.view(found_state(state, run.undo) if run.undo else state)
@@ -317,8 +327,11 @@ class InMemorySessionService:
         check_page(limit)
         run = self._run(run_uid)
         events = (run.session.events[s - 1] for s in run.seqs)
-        found = [e for e in events if e.pos is not None and e.pos > after]
-        return [e.snapshot() for e in found[:limit]]
+        found = [e for e in events if e.pos is not None and e.pos > after][:limit]
+        if run.record.superseded_by is not None:
+            counted = set(run.identity.values())
+            found = [e.evolve(superseded=e.seq not in counted) for e in found]
+        return [e.snapshot() for e in found]
 
     async def unfinished(self, app_name: str) -> list[RunRecord]:
         found = [r.record for r in self._matching(app_name, None, None) if not r.record.status.terminal]
@@ -354,14 +367,32 @@ class InMemorySessionService:
             raise run_not_found(str(run_uid))
         return run
 
-    def _finished(self, run_id: str, key: SessionKey, session: StoredSession | None) -> StoredRun:
-        """The finished run of a session that is to be repeated."""
+    def _check_repeatable(self, run_id: str, key: SessionKey, session: StoredSession | None) -> None:
+        """Refuses to repeat a run that is none of the session's, or has others after it that go on, or does not count."""
         run = self._run_ids.get((key.app_name, run_id), {}).get(key.user_id)
         if run is None or run.session is not session:
             raise run_not_found(run_id)
-        if not run.record.status.terminal:
-            raise run_not_finished(run.record)
-        return run
+        for one in run.session.runs_from(run.record.uid):
+            if not one.record.status.terminal:
+                raise run_not_finished(run_id, one.record)
+        if run.record.superseded_by is not None:
+            raise run_superseded(run.record)
+
+    def _take_place(self, run: StoredRun, repeated: str) -> None:
+        """Lets a run that is about to begin take the place of the one it repeats, and of all between the two."""
+        record, session = run.record, run.session
+        by_id = self._run_ids
+        first = by_id[record.app_name, repeated][record.user_id].record
+        while first.attempt == 0 and first.retry_of is not None:
+            first = by_id[record.app_name, first.retry_of][record.user_id].record
+        replaced = [one for one in session.runs_from(first.uid) if one.record.uid < record.uid]
+        counting = [one for one in replaced if one.record.superseded_by is None]
+        session.supersede({e.seq or 0 for one in counting for e in one.events()})
+        for one in counting:
+            one.record = one.record.evolve(superseded_by=record.id)
+        began = next((one for one in replaced if one.record.attempt), None)
+        if began is not None:
+            session.active_agent = began.record.start_agent
 
     def _matching(self, app_name: str, user_id: str | None, session_id: str | None) -> Iterator[StoredRun]:
         check_ids(app_name=app_name, user_id=user_id, session_id=session_id)
@@ -383,6 +414,7 @@ class InMemorySessionService:
         if session.no > self._last_session_no:
             self._last_session_no = session.no
             self._sessions[session.key] = session
+            self._apps[session.key.app_name] = self._apps.get(session.key.app_name, 0) + 1
 
     def _merged(self, session: StoredSession) -> dict[str, Any]:
         return self._state.read(session)

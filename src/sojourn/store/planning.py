@@ -27,6 +27,10 @@ class RunLog(Protocol):
         """All events, answers included, in the order of `seq`."""
         ...
 
+    def answers(self) -> Sequence[Event]:
+        """What people answered, in the order of `seq`, also what does not count any more."""
+        ...
+
 
 class Planned(NamedTuple):
     """What becomes of one event of a batch.
@@ -36,12 +40,14 @@ class Planned(NamedTuple):
         stored: The equal one that is stored already, or comes earlier in the batch; None if this one is to be stored.
         supersedes: `Event.supersedes` of the one to be stored.
         drops: `seq` of the stored events that stop to count because of it.
+        answers: What to store right after it: people's answers to its calls, which stopped to count in their old place.
     """
 
     event: Event
     stored: Event | None
     supersedes: int | None
     drops: frozenset[int]
+    answers: Sequence[Event] = ()
 
 
 _NONE: frozenset[int] = frozenset()
@@ -78,13 +84,14 @@ class Planner:
             return Planned(event, old, None, _NONE)
         self._written[identity] = event
         if old is None:
-            return Planned(event, None, None, _NONE)
+            return Planned(event, None, None, _NONE, self._answers_again(event))
         if old.attempt >= self._attempt or old.pos is None:
             raise Conflict(
                 f"run {self._run_id!r} wrote two different events as ordinal {event.ordinal} of branch {event.branch!r}",
                 code="event.conflict",
             )
-        return Planned(event, None, old.pos, self._drop(self._after(old)))
+        drops = self._drop(self._after(old))
+        return Planned(event, None, old.pos, drops, self._answers_again(event))
 
     def leftover(self, live: Mapping[str | None, int], base_seq: int) -> frozenset[int]:
         """Drops what earlier attempts wrote since the last hand-over and this one, which ends, did not come by.
@@ -135,6 +142,19 @@ class Planner:
         return {
             e.seq or 0 for e in events if calls and e.ordinal is None and any(r.id in calls for r in e.get_function_responses())
         }
+
+    def _answers_again(self, event: Event) -> Sequence[Event]:
+        """Answers to calls that stand in this event now, and in one that does not count any more."""
+        if self._attempt == 1 or not (calls := {c.id for c in event.get_function_calls() if c.id}):
+            return ()
+        newest: dict[str, Event] = {}
+        for answer in self._log.answers():
+            newest.update((r.id, answer) for r in answer.get_function_responses() if r.id in calls)
+        return [
+            a.evolve(id=f"{a.id}:{self._attempt}", seq=None, superseded=False)
+            for a in newest.values()
+            if a.superseded or a.seq in self._gone
+        ]
 
 
 class AppendPlan(NamedTuple):
@@ -192,6 +212,7 @@ def plan_append(
             if delta:
                 staged = staged or stage()
                 staged.apply(delta, seq)
+            seq += len(planned.answers)
     if batch.live is not None and batch.move in _ENDING:
         left = planner.leftover(batch.live, base_seq)
         if left:

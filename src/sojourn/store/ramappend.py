@@ -65,7 +65,7 @@ def _plan(state: RamState, run: StoredRun, batch: Batch, status: RunStatus) -> A
 def _write_events(run: StoredRun, change: AppendPlan) -> list[Event | None]:
     seq, pos = len(run.session.events), run.record.last_pos
     events: list[Event | None] = []
-    for event, stored, supersedes, _ in change.events:
+    for event, stored, supersedes, _, answers in change.events:
         ordinal = event.ordinal or 0
         if stored is None:
             seq += 1
@@ -73,6 +73,9 @@ def _write_events(run: StoredRun, change: AppendPlan) -> list[Event | None]:
             numbered = event.evolve(seq=seq, pos=pos, ordinal=ordinal, supersedes=supersedes)
             run.log(numbered.snapshot())
             events.append(numbered)
+            for answer in answers:
+                seq += 1
+                run.log(answer.evolve(seq=seq))
         else:
             # Of what is stored, the attempt's own comes with its numbers: its caller has not seen them.
             known = run.find(event.branch, ordinal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from sojourn import jsonvalue, platform
@@ -39,6 +40,12 @@ class StoredSession(SessionLog):
         self.state: dict[str, Any] = {}
         self.active_agent: str | None = None
 
+    def runs_from(self, uid: int) -> list[StoredRun]:
+        """A run and those submitted after it, in the order of submission; the cost does not grow with those before it."""
+        found = list(takewhile(lambda run: run.record.uid >= uid, reversed(self.runs.values())))
+        found.reverse()
+        return found
+
     def view(self, state: dict[str, Any], events: tuple[Event, ...] = ()) -> Session:
         """The session as a value."""
         app, user, id_ = self.key
@@ -62,7 +69,7 @@ class StoredRun:
     """A run and what belongs to it; as a `RunLog`, what of it counts.
 
     Attributes:
-        identity: `seq` of the events that count, by branch and ordinal.
+        identity: `seq` of the events that count, by branch and ordinal; also once the whole run has ceased to count.
         seqs: All of its events.
         base_seq: The newest event of the session at the last hand-over.
         answered: Whether a question was answered since the attempt began: it has not seen that answer.
@@ -105,6 +112,11 @@ class StoredRun:
         """Those that count, in the order of `seq`."""
         events = self.session.events
         return [events[s - 1] for s in self.seqs if not events[s - 1].superseded]
+
+    def answers(self) -> list[Event]:
+        """What people answered, in the order of `seq`, also what does not count any more."""
+        events = self.session.events
+        return [events[s - 1] for s in self.seqs if events[s - 1].ordinal is None]
 
     def supersede(self, seqs: Set[int]) -> None:
         """Takes events of the run out of what counts."""

@@ -72,10 +72,8 @@ def check_delta(delta: StateDelta) -> StateDelta:
 
 def same_input(known: RunRecord, run: NewRun) -> None:
     """Refuses a run id that was used for something else with `run.conflict`."""
-    if known.key != run.key or known.message.content != run.message.content:
-        raise Conflict(
-            f"run id {run.id!r} was used for another message or session; use a new id for a new run", code="run.conflict"
-        )
+    if known.key != run.key or known.message.content != run.message.content or known.retry_of != run.retry_of:
+        raise run_conflict(run.id)
 
 
 def open_for(interrupt: Interrupt, answer: Any) -> bool:
@@ -255,9 +253,27 @@ def run_not_found(run_id: str) -> NotFound:
     return NotFound(f"run {run_id!r} does not exist", code="run.not_found")
 
 
-def run_not_finished(record: RunRecord) -> Conflict:
-    """The run has not finished."""
-    return Conflict(f"run {record.id!r} is {record.status}; only a finished run can be repeated", code="run.not_finished")
+def run_conflict(run_id: str) -> Conflict:
+    """The run id was used for something else."""
+    return Conflict(
+        f"run id {run_id!r} was used for another message, session or repeated run; use a new id for a new run",
+        code="run.conflict",
+    )
+
+
+def run_not_finished(repeated: str, record: RunRecord) -> Conflict:
+    """A run cannot be repeated: it, or one submitted after it, has not finished."""
+    which = f"run {record.id!r}" if record.id == repeated else f"run {record.id!r}, which came after run {repeated!r},"
+    remedy = "answer it, or cancel it" if record.status is RunStatus.WAITING else "wait for its end, or cancel it"
+    return Conflict(f"{which} is {record.status}; {remedy}, and then repeat run {repeated!r}", code="run.not_finished")
+
+
+def run_superseded(record: RunRecord) -> Conflict:
+    """The run cannot be repeated: it does not count any more."""
+    return Conflict(
+        f"run {record.id!r} does not count any more since run {record.superseded_by!r}; repeat that one, or one after it",
+        code="run.superseded",
+    )
 
 
 def run_ambiguous(run_id: str) -> InvalidInput:

@@ -15,6 +15,7 @@ from sojourn.run.store import Store
 from sojourn.run.types import RunError, RunRecord
 from sojourn.session.state import StateDelta
 from sojourn.testing.builders import (
+    ask,
     attempt,
     event,
     failure,
@@ -429,6 +430,73 @@ class AppendConformance(StoreSuite):
         second = (await next_attempt(store, run)).record
         await write(store, second, event(second, 1, "1"), live={None: 2}, move=Move.COMPLETE)
         assert [e.seq for e in (await store.history(session_key(), None)).events] == [1, 2]
+
+    async def test_an_answer_follows_its_call_to_another_place(self, store: Store) -> None:
+        run = await start(store)
+        await write(store, run, event(run, 1, "1"))
+        await ask(store, run, 2)
+        await reply(store, run)
+        second = (await store.begin(run.uid)).record
+        await write(store, second, event(second, 1, "1"), event(second, 2, "other"))
+        assert [e.seq for e in await _counting(store)] == [1, 2, 5]
+        batch = [question_event(second, 3, "q1"), event(second, 4, "4")]
+        appended = await write(store, second, *batch)
+        assert [(e.seq, e.pos) for e in appended.events if e is not None] == [(6, 5), (8, 6)]
+        assert appended.record.last_pos == 6
+        again = (await _counting(store))[4]
+        assert (again.seq, again.pos, again.ordinal, again.author, again.superseded) == (7, None, None, "user", False)
+        assert again.get_function_responses()[0].response == {"result": "yes"}
+        assert (await store.history(session_key(), 0)).pinned == []
+        # A batch that is repeated because its reply was lost stores nothing again.
+        async with unchanged(store, but=["updated_at"]):
+            await write(store, second, *batch)
+        third = (await next_attempt(store, second)).record
+        await write(store, third, event(third, 1, "1"), event(third, 2, "third"), question_event(third, 3, "q1"))
+        log = await store.list_events(app_name="shop", user_id="alice", session_id="s1", limit=1000, superseded=True)
+        assert [e.seq for e in log] == list(range(1, 12))
+        assert len({e.id for e in log}) == len(log)
+        assert [e.seq for e in log if not e.superseded] == [1, 2, 9, 10, 11]
+        assert log[-1].get_function_responses()[0].response == {"result": "yes"}
+        session = await store.get_session(app_name="shop", user_id="alice", session_id="s1")
+        assert session.event_count == 11
+
+    async def test_what_comes_after_an_answer_that_followed_its_call_is_put_back_by_its_own_number(self, store: Store) -> None:
+        run = await _with_state(store, {"a": "found"})
+        await ask(store, run, 1)
+        await reply(store, run)
+        second = (await store.begin(run.uid)).record
+        moved = [event(second, 1, "other"), question_event(second, 2, "q1"), event(second, 3, "3", state={"a": 1})]
+        await write(store, second, *moved)
+        third = (await next_attempt(store, second)).record
+        same = [event(third, 1, "other"), question_event(third, 2, "q1")]
+        await write(store, third, *same, event(third, 3, "third"))
+        assert await _state(store) == {"a": "found"}
+        answers = [r.response for e in await _counting(store) for r in e.get_function_responses()]
+        assert answers == [{"result": "yes"}]
+
+    async def test_an_answer_that_counts_where_it_is_stays_there(self, store: Store) -> None:
+        run = await start(store)
+        await ask(store, run, 1)
+        await reply(store, run)
+        second = (await store.begin(run.uid)).record
+        await write(store, second, question_event(second, 1, "q1"), event(second, 2, calls=["q1"]))
+        assert [e.seq for e in await _counting(store)] == [1, 2, 3, 4]
+
+    async def test_an_answer_stays_with_a_call_that_is_said_again_with_others(self, store: Store) -> None:
+        run = await start(store)
+        first = event(run, 1, calls=["q1", "q2"], long_running_tool_ids=("q1", "q2"))
+        await write(store, run, first, interrupts=[question("q1"), question("q2")], move=Move.WAIT)
+        await reply(store, run, "q1")
+        await reply(store, run, "q2", "no")
+        second = (await store.begin(run.uid)).record
+        other = event(second, 1, calls=["q3", "q2"], long_running_tool_ids=("q3", "q2"))
+        await write(store, second, other, interrupts=[question("q3")], move=Move.WAIT)
+        assert [(e.seq, [r.id for r in e.get_function_responses()]) for e in await _counting(store)] == [
+            (1, []), (5, []), (6, ["q2"]),
+        ]  # fmt: skip
+        assert [e.seq for e in (await store.history(session_key(), 0)).pinned] == [5, 6]
+        await reply(store, run, "q3")
+        assert (await store.history(session_key(), 0)).pinned == []
 
     # -- steps ------------------------------------------------------------------------------------------------------
 

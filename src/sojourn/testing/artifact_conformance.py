@@ -154,6 +154,21 @@ class ArtifactServiceConformance:
         assert (second.custom_metadata, second.display_name, second.is_text) == ({}, "Größe", False)
         assert 0 < first.created_at <= second.created_at
 
+    async def test_a_version_keeps_the_run_that_saved_it(self, service: ArtifactService) -> None:
+        for name in ("a", "user:a"):
+            for run_id in ("run 1", None, "é" * 128, "run 1"):
+                await service.save_artifact(ALICE, name, b"x", run_id=run_id)
+            versions = await service.list_versions(ALICE, name)
+            assert [v.run_id for v in versions] == ["run 1", None, "é" * 128, "run 1"]
+            assert (await service.open_artifact(ALICE, name, 2)).info.run_id == "é" * 128
+        for bad in ("", "a\x00b", "x" * 257, "\ud800"):
+
+            async def save(name: str = "../x", run_id: str = bad) -> None:
+                await service.save_artifact(ALICE, name, b"x", run_id=run_id)
+
+            await assert_refused(InvalidInput, "id.invalid", save)
+        assert await service.list_artifact_names(ALICE) == ["a", "user:a"]
+
     async def test_missing_is_not_found(self, service: ArtifactService) -> None:
         await assert_absent(service, ALICE, "a")
         await assert_absent(service, ALICE, "a", 0)

@@ -349,6 +349,62 @@ class MemoryServiceConformance:
         await service.add_session(APP, ALICE, SESSION, events)
         assert [(entry.id, entry.text) for entry in await everything(service)] == [(entry.id, entry.text) for entry in before]
 
+    # Adding single events
+
+    async def test_events_are_added_beside_the_others_of_their_session(self, service: MemoryService) -> None:
+        await service.add_session(APP, ALICE, SESSION, [said("1", "tea"), said("2", "cats")])
+        await service.add_events(APP, ALICE, SESSION, [said("3", "dogs", author="helper", timestamp=7.0)])
+        await service.add_events(APP, ALICE, "other", [said("1", "tea elsewhere")])
+        entries = await everything(service)
+        assert sorted(texts(entries)) == ["cats", "dogs", "tea", "tea elsewhere"]
+        dogs = next(entry for entry in entries if entry.text == "dogs")
+        assert (dogs.author, dogs.timestamp, dogs.session_id, dogs.content.role) == ("helper", 7.0, SESSION, "model")
+        assert texts(await service.search(APP, ALICE, "dogs", limit=1)) == ["dogs"]
+        await service.add_events(APP, ALICE, SESSION, [])
+        assert await everything(service) == entries
+        await service.forget(APP, ALICE, session_id=SESSION)
+        assert texts(await everything(service)) == ["tea elsewhere"]
+
+    async def test_an_event_is_one_entry_however_it_was_added(self, service: MemoryService) -> None:
+        one, two, three = said("1", "tea"), said("2", "cats"), said("3", "dogs")
+        await service.add_events(APP, ALICE, SESSION, [two, one])
+        before = {entry.text: entry.id for entry in await everything(service)}
+        await service.add_session(APP, ALICE, SESSION, [one, two])
+        await service.add_events(APP, ALICE, SESSION, [one, three, two])
+        await service.add_events(APP, ALICE, SESSION, [one])
+        after = {entry.text: entry.id for entry in await everything(service)}
+        assert len(await everything(service)) == 3
+        assert {text: after[text] for text in before} == before
+        await service.add_session(APP, ALICE, SESSION, [one])
+        assert texts(await everything(service)) == ["tea"]
+
+    async def test_adding_an_event_again_replaces_it(self, service: MemoryService) -> None:
+        await service.add_session(APP, ALICE, SESSION, [said("1", "tea"), said("2", "cats")])
+        await service.add_events(APP, ALICE, SESSION, [said("1", "a mistake"), said("1", "coffee")])
+        assert sorted(texts(await everything(service))) == ["cats", "coffee"]
+        assert "tea" not in texts(await service.search(APP, ALICE, "tea"))
+
+    async def test_what_was_added_of_an_event_that_counts_no_more_is_removed(self, service: MemoryService) -> None:
+        events = [said("1", "tea"), said("2", "cats"), said("3", "dogs"), said("4", "birds")]
+        await service.add_session(APP, ALICE, SESSION, events)
+        await service.add_events(APP, ALICE, "other", events)
+        await service.add(APP, ALICE, [Memory("a note", id="note", session_id=SESSION)])
+        gone = [events[0].evolve(superseded=True), events[1].evolve(content=None), events[2].evolve(partial=True)]
+        for _ in range(2):
+            await service.add_events(APP, ALICE, SESSION, [*gone, said("5", "unknown").evolve(superseded=True)])
+            entries = await everything(service)
+            assert sorted(texts(e for e in entries if e.session_id == SESSION)) == ["a note", "birds"]
+            assert sorted(texts(e for e in entries if e.session_id == "other")) == ["birds", "cats", "dogs", "tea"]
+        assert {e.session_id for e in await service.search(APP, ALICE, "tea")} == {"other"}
+
+    async def test_events_with_one_that_has_no_id_are_refused(self, service: MemoryService) -> None:
+        await service.add_session(APP, ALICE, SESSION, [said("1", "tea")])
+        bad = [said("2", "cats"), said("1", "tea").evolve(superseded=True), said("", "dogs")]
+        await assert_refused("id.invalid", lambda: service.add_events(APP, ALICE, SESSION, bad))
+        assert texts(await everything(service)) == ["tea"]
+
+    # What was added by hand
+
     async def test_what_was_added_by_hand_stays_when_its_session_is_added(self, service: MemoryService) -> None:
         await service.add(APP, ALICE, [Memory("a note", id="note", session_id=SESSION), Memory("a fact")])
         for _ in range(2):
@@ -375,6 +431,7 @@ class MemoryServiceConformance:
             nonlocal done
             for number in range(10):
                 await service.add_session(APP, ALICE, SESSION, [said(f"other {number}", "cats"), said("1", "tea")])
+                await service.add_events(APP, ALICE, SESSION, [said("1", "tea"), said(f"more {number}", "dogs")])
             done = True
 
         await asyncio.gather(reads(), writes())
@@ -394,10 +451,11 @@ class MemoryServiceConformance:
         for app_name, user_id in owners:
             await service.add(app_name, user_id, [Memory(f"tea of {app_name} {user_id}", id="same id")])
             await service.add_session(app_name, user_id, SESSION, [said("1", f"cats of {app_name} {user_id}")])
+            await service.add_events(app_name, user_id, SESSION, [said("2", f"dogs of {app_name} {user_id}")])
         for app_name, user_id in owners:
-            mine = {f"tea of {app_name} {user_id}", f"cats of {app_name} {user_id}"}
+            mine = {f"{what} of {app_name} {user_id}" for what in ("tea", "cats", "dogs")}
             assert set(texts(await everything(service, app_name, user_id))) == mine
-            assert set(texts(await service.search(app_name, user_id, "tea of cats", limit=100))) == mine
+            assert set(texts(await service.search(app_name, user_id, "tea of cats and dogs", limit=100))) == mine
         assert await service.search(APP, "nobody", "tea of cats") == []
         assert await everything(service, APP, "a") == []
 
@@ -407,6 +465,7 @@ class MemoryServiceConformance:
             await service.add_session(APP, user_id, SESSION, [said("1", f"cats of {user_id}")])
         (theirs,) = [entry.id for entry in await everything(service, APP, BOB) if entry.id != "1"]
         await service.add(APP, ALICE, [Memory("overwritten", id="1"), Memory("overwritten", id=theirs)])
+        await service.add_events(APP, ALICE, SESSION, [said("1", "cats").evolve(superseded=True)])
         await service.add_session(APP, ALICE, SESSION, [])
         await service.forget(APP, ALICE, session_id=SESSION)
         await service.forget(APP, ALICE, ids=["1", theirs])
@@ -429,6 +488,9 @@ class MemoryServiceConformance:
             lambda: service.add_session(bad, ALICE, SESSION, []),
             lambda: service.add_session(APP, bad, SESSION, []),
             lambda: service.add_session(APP, ALICE, bad, []),
+            lambda: service.add_events(bad, ALICE, SESSION, []),
+            lambda: service.add_events(APP, bad, SESSION, []),
+            lambda: service.add_events(APP, ALICE, bad, []),
             lambda: service.add(bad, ALICE, [Memory("x")]),
             lambda: service.add(APP, bad, [Memory("x")]),
             lambda: service.search(bad, ALICE, "x"),
@@ -522,11 +584,12 @@ class MemoryServiceConformance:
         async def add(number: int) -> None:
             await service.add(APP, ALICE, [Memory(f"tea {number}"), Memory(f"cats {number}")])
             await service.add_session(APP, ALICE, f"session {number}", [said("1", f"dogs {number}")])
+            await service.add_events(APP, ALICE, "one session", [said(f"{number}", f"birds {number}")])
 
         await asyncio.gather(*(add(number) for number in range(30)))
-        expected = {f"{what} {number}" for what in ("tea", "cats", "dogs") for number in range(30)}
+        expected = {f"{what} {number}" for what in ("tea", "cats", "dogs", "birds") for number in range(30)}
         assert set(texts(await everything(service, limit=1000))) == expected
-        assert set(texts(await service.search(APP, ALICE, "tea cats dogs", limit=1000))) == expected
+        assert set(texts(await service.search(APP, ALICE, "tea cats dogs birds", limit=1000))) == expected
 
     async def test_a_long_session(self, service: MemoryService) -> None:
         events = [said(f"{number}", f"message number {number}", timestamp=float(number + 1)) for number in range(500)]
@@ -542,6 +605,7 @@ class MemoryServiceConformance:
         await assert_refused(
             "memory.unavailable",
             lambda: failing_service.add_session(APP, ALICE, SESSION, [said("1", "tea")]),
+            lambda: failing_service.add_events(APP, ALICE, SESSION, [said("1", "tea")]),
             lambda: failing_service.add(APP, ALICE, [Memory("tea")]),
             lambda: failing_service.search(APP, ALICE, "tea"),
             lambda: failing_service.list_memories(APP, ALICE),

@@ -138,32 +138,6 @@ class RunConformance(StoreSuite):
         events = await store.list_events(app_name="shop", user_id="alice", session_id="s1")
         assert [(e.seq, e.text) for e in events] == [(1, "Hello"), (2, "Hello"), (3, "b"), (4, "a")]
 
-    async def test_a_retry_supersedes_the_run_it_repeats(self, store: Store) -> None:
-        run = await start(store, "r1")
-        await write(store, run, event(run, 1, "wrong", state={"n": 1}), move=Move.FAIL, error=failure())
-        again = await store.submit(new_run("r2", retry_of="r1"), begin=True)
-        assert again.record.retry_of == "r1"
-        assert again.begun is not None
-        assert again.begun.session.state == {"n": 1}
-        history = await store.history(session_key(), None)
-        assert [(e.run_id, e.text) for e in history.events] == [("r2", "Hello")]
-        every = await store.list_events(app_name="shop", user_id="alice", session_id="s1", superseded=True)
-        assert [e.superseded for e in every] == [True, True, False]
-        assert [e.text for e in await store.run_events(run.uid)] == ["wrong"]
-
-    async def test_only_finished_runs_of_the_session_are_repeated(self, store: Store) -> None:
-        await store.submit(new_run("r1"), begin=False)
-        await finished(store, "r2", session_key("s2"), "x")
-        await finished(store, "r3", session_key(user_id="bob"), "x")
-        async with unchanged(store):
-            with raises(Conflict, "run.not_finished"):
-                await store.submit(new_run("r9", retry_of="r1"), begin=True)
-            for missing in ("r2", "r3", "r4"):
-                with raises(NotFound, "run.not_found"):
-                    await store.submit(new_run("r9", retry_of=missing), begin=True)
-            with raises(NotFound, "run.not_found"):
-                await store.submit(new_run("r9", session_key("s8"), retry_of="r2"), begin=True)
-
     async def test_a_messages_state_belongs_to_what_the_run_found(self, store: Store) -> None:
         await store.create_session(app_name="shop", user_id="alice", session_id="s1", state={"a": 1})
         opening = message("r1", state={"a": 2, "user:b": 3, "temp:c": 4})

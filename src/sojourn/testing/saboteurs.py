@@ -22,6 +22,7 @@ from sojourn.event import Event
 from sojourn.run.store import Answered, Appended, Batch, Begun, Fence, NewRun, Store, Submitted
 from sojourn.session.types import History, Session, SessionKey
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.store.ramrecords import StoredRun, StoredSession
 from sojourn.testing.faults import FaultyStore
 from sojourn.testing.suite import StoreSuite
 
@@ -375,6 +376,59 @@ class KeepsEventsOfTheDeleted(Saboteur):
         return session
 
 
+class KeepsWhatCameAfter(Saboteur):
+    """A run takes the place of the one it repeats, and what was said after that goes on counting."""
+
+    caught_by = ("test_all_runs_from_there_on_cease_to_count", "test_an_earlier_run_takes_repeats_with_it")
+
+    def _take_place(self, run: StoredRun, repeated: str) -> None:
+        runs = run.session.runs
+        after = {uid: one for uid, one in runs.items() if uid < run.record.uid and one.record.id != repeated}
+        for uid in after:
+            del runs[uid]
+        super()._take_place(run, repeated)
+        run.session.runs = dict(sorted({**runs, **after}.items()))
+
+
+class TakesThePlaceTooSoon(Saboteur):
+    """What is repeated ceases to count although its repeat is queued still."""
+
+    caught_by = (
+        "test_a_queued_repeat_takes_the_place_once_it_begins",
+        "test_a_queued_repeat_that_never_begins_changes_nothing",
+    )
+
+    async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
+        submitted = await super().submit(run, begin=begin)
+        if run.retry_of is not None and not (begin or submitted.known):
+            self._take_place(self._runs[submitted.record.uid], run.retry_of)
+        return submitted
+
+
+class RepeatsWhatGoesOn(Saboteur):
+    """Whether a later run of the session goes on is not asked."""
+
+    caught_by = ("test_nothing_is_repeated_while_a_later_run_goes_on", "test_a_run_is_repeated_once")
+
+    def _check_repeatable(self, run_id: str, key: SessionKey, session: StoredSession | None) -> None:
+        try:
+            super()._check_repeatable(run_id, key, session)
+        except Conflict as error:
+            if error.code != "run.not_finished" or not self._run_ids[key.app_name, run_id][key.user_id].record.status.terminal:
+                raise
+
+
+class GoesOnWhereTheOldBranchWas(Saboteur):
+    """A repeated message goes to whoever has taken over since."""
+
+    caught_by = ("test_it_starts_where_the_repeated_run_started", "test_it_starts_at_the_root_where_the_repeated_run_did")
+
+    def _take_place(self, run: StoredRun, repeated: str) -> None:
+        active_agent = run.session.active_agent
+        super()._take_place(run, repeated)
+        run.session.active_agent = active_agent
+
+
 class FailureIsAbsence(FaultyStore):
     """A database that does not answer looks like a session that does not exist."""
 
@@ -391,6 +445,6 @@ SABOTEURS: tuple[type[Saboteur], ...] = (
     LosesEvents, AcceptsStaleFence, AppendsOneByOne, KeepsCallersDict, HandsOutItsOwnDicts, LeavesSeqGaps, OverwritesOnCreate,
     MixesUpUsers, MixesUpIds, PutsNothingBack, ShowsAttemptsTheirWrites, SupersedesTheWholeRun, StoresReplaysAgain,
     AnswersTwice, SplitsPairs, PinsOnlyCalls, CutsTheWindowFirst, HidesAppState, LosesIncrements, UsesRunUidsAgain,
-    KeepsEventsOfTheDeleted,
+    KeepsEventsOfTheDeleted, KeepsWhatCameAfter, TakesThePlaceTooSoon, RepeatsWhatGoesOn, GoesOnWhereTheOldBranchWas,
 )  # fmt: skip
 """All saboteurs but `FailureIsAbsence`, which needs a store to wrap."""

@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sojourn import platform
 from sojourn.content import Content, Part
-from sojourn.errors import SojournError
+from sojourn.errors import NotFound, SojournError
 from sojourn.event import Event, EventActions, Usage
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Batch, Begun, Fence, NewRun, Store
@@ -252,6 +252,37 @@ class StoreComparison(RuleBasedStateMachine):
         )
         self._submit(key, run, begin=begin)
 
+    @rule(
+        data=st.data(),
+        text=_texts,
+        later=st.sampled_from(["begins", "begins", "waits", "is cancelled"]),
+        more=st.booleans(),
+        ends=st.sampled_from([True, True, True, False]),
+        agent=st.sampled_from([None, "billing"]),
+    )
+    def repeat(self, data: st.DataObject, text: str, later: str, more: bool, ends: bool, agent: str | None) -> None:
+        """Lets a new run take the place of any run, now and then after having waited for its turn; others may come after it."""
+        user_id, repeated = data.draw(st.sampled_from(sorted(self.model.uids)))
+        record = self._runner.run(self._known((user_id, repeated)))
+        key = record.key if record is not None else session_key(user_id=user_id)
+        for unfinished in self._runner.run(self.model.store.unfinished(APP_NAME)) if ends else ():
+            if unfinished.key == key:
+                by = (unfinished.user_id, unfinished.id)
+                self._both(lambda side, by=by: side.store.request_cancel(side.uids[by], "enough"))  # type: ignore[misc]
+                if unfinished.status is RunStatus.RUNNING:
+                    last = event(unfinished, _ordinals(self._stored(by))[None] + 1, "over")
+                    self._append(by, unfinished, Batch(events=[last], agent=agent, move=Move.COMPLETE))
+        run = user_id, f"again{self._step}"
+        new = new_run(run[1], key, message=message(run[1], text), retry_of=repeated)
+        self._submit(key, new, begin=later == "begins")
+        if run in self.model.uids:
+            if more:
+                self._submit(key, new_run(f"more{self._step}", key), begin=False)
+            if later == "is cancelled":
+                self._both(lambda side: side.store.request_cancel(side.uids[run], "enough"))
+            elif later == "waits":
+                self._both(lambda side: side.store.begin(side.uids[run]))
+
     @rule(data=st.data(), batch=_batches, stale=st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1]))
     def append(self, data: st.DataObject, batch: dict[str, Any], stale: int) -> None:
         """Appends anything, now and then as an attempt that was replaced or has not begun."""
@@ -415,6 +446,12 @@ class StoreComparison(RuleBasedStateMachine):
 
     def _record(self, run: _RunKey) -> RunRecord:
         return self._runner.run(self.model.store.get_run(APP_NAME, run[1], run[0]))
+
+    async def _known(self, run: _RunKey) -> RunRecord | None:
+        try:
+            return await self.model.store.get_run(APP_NAME, run[1], run[0])
+        except NotFound:
+            return None
 
     def _stored(self, run: _RunKey) -> list[Event]:
         """The agent's events of a run that count."""

@@ -32,13 +32,20 @@ from sojourn.testing.append_conformance import AppendConformance
 from sojourn.testing.concurrency_conformance import ConcurrencyConformance
 from sojourn.testing.history_conformance import HistoryConformance
 from sojourn.testing.interrupt_conformance import InterruptConformance
+from sojourn.testing.repeat_conformance import RepeatConformance
 from sojourn.testing.run_conformance import RunConformance
 from sojourn.testing.session_conformance import SessionServiceConformance
 from sojourn.testing.state_conformance import StateConformance
 
 
 class RunStoreConformance(
-    RunConformance, AppendConformance, StateConformance, InterruptConformance, HistoryConformance, ConcurrencyConformance
+    RunConformance,
+    AppendConformance,
+    StateConformance,
+    InterruptConformance,
+    HistoryConformance,
+    RepeatConformance,
+    ConcurrencyConformance,
 ):
     """The cases of `RunStore`, and of the parts of `SessionService` that read what runs write."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,44 @@ async def test_a_client_does_all_but_execute(store: SqliteSessionService, opened
     assert (await client.close_run(queued.uid, failure(), move=Move.FAIL)).status is RunStatus.FAILED
     with pytest.raises(Conflict):
         await client.take_over(run.uid, failure(), move=Move.FAIL)
+
+
+async def test_one_that_is_only_a_client_never_executes(store: SqliteSessionService, path: Path) -> None:
+    client = SqliteSessionService(path, role="client")
+    run = await start(store)
+    await ask(store, run, 1)
+    await store.close()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        client.become_executor,
+        lambda: client.submit(new_run("r2"), begin=False),
+        lambda: client.begin(run.uid),
+        lambda: write(client, run, move=Move.COMPLETE),
+        lambda: client.take_over(run.uid, failure(), move=Move.FAIL),
+    ]
+    for call in calls:
+        with pytest.raises(Conflict, match="role='client'") as caught:
+            await call()
+        assert caught.value.code == "store.client_only"
+        assert str(path) in caught.value.message
+    assert (await reply(client, run)).record.status is RunStatus.QUEUED
+    assert (await client.request_cancel(run.uid, "enough")).status is RunStatus.CANCELLED
+    await client.delete_session(app_name="shop", user_id="alice", session_id="s1")
+    assert await client.changes() == []
+    # None of that has made it the executor.
+    with other("execute", path) as process:
+        assert process.stdout.readline().startswith("executor")
+    await client.close()
+
+
+async def test_one_that_is_only_a_client_cancels_runs_of_the_dead(path: Path) -> None:
+    client = SqliteSessionService(path, role="client")
+    with other("start_and_wait", path) as process:
+        _, uid = process.stdout.readline().split()
+        assert (await client.request_cancel(int(uid), "enough")).status is RunStatus.RUNNING
+        process.kill()
+        process.wait()
+    assert (await client.request_cancel(int(uid), "enough")).status is RunStatus.CANCELLED
+    await client.close()
 
 
 async def test_a_cancel_of_a_running_run_is_a_wish(store: SqliteSessionService, path: Path) -> None:

@@ -3,12 +3,16 @@
 # Nothing else runs on the loop while a test looks at a file.
 # ruff: noqa: ASYNC240
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from sojourn.agents.function import agent
 from sojourn.errors import Unavailable, Unsupported
+from sojourn.run.status import RunStatus
+from sojourn.runner.runner import Runner
 from sojourn.store.sqlite import schema
 from sojourn.store.sqlite.connection import connect
 from sojourn.store.sqlite.schema import APPLICATION_ID, MIGRATIONS, Migration
@@ -59,6 +63,90 @@ async def test_an_older_file_is_brought_forward(path: Path, opened) -> None:
     assert conn.execute("SELECT id, title, event_count FROM sessions").fetchall() == [("s1", "session s1", 2)]
     assert conn.execute("SELECT count(*) FROM events").fetchone() == (2,)
     conn.close()
+
+
+@pytest.fixture
+def version_1(path: Path) -> Path:
+    """A file as schema version 1 left it; see `booking`."""
+    conn = sqlite3.connect(path)
+    conn.executescript((Path(__file__).parent / "version1.sql").read_text())
+    conn.execute("PRAGMA journal_mode = WAL")
+    assert conn.execute("PRAGMA user_version").fetchone() == (1,)
+    conn.close()
+    return path
+
+
+@agent
+async def booking(ctx):
+    """The agent that wrote the file: one of its runs has finished, the other one waits for an answer."""
+    ctx.state.increment("tries")
+    yield "The flight is 300. "
+    # In the file, it gave seat 12A.
+    seat = await ctx.step("hold", lambda: {"seat": "1F"})
+    if await ctx.ask("confirm", {"text": "Book it?", "price": 300}, schema=bool):
+        yield f"Booked {seat['seat']}."
+    else:
+        yield "Never mind."
+
+
+async def test_what_version_1_asked_is_asked_still(version_1: Path, opened) -> None:
+    store = opened()
+    [question] = await store.list_interrupts("trains")
+    assert (question.key, question.prompt, question.schema) == (
+        "confirm", {"text": "Book it?", "price": 300}, {"type": "boolean"},
+    )  # fmt: skip
+    assert (question.kind, question.call_id, question.status, question.run_id) == ("input", None, "open", "waiting")
+    before = [i for i in await store.list_interrupts("trains", open_only=False) if i.status == "answered"]
+    assert [(i.run_id, i.answer, i.kind, i.call_id) for i in before] == [("finished", True, "input", None)]
+    await store.close()
+    conn = connect(str(version_1))
+    assert conn.execute("PRAGMA user_version").fetchone() == (MIGRATIONS[-1].version,)
+    conn.close()
+
+
+async def test_a_run_that_waits_since_version_1_goes_on_when_it_is_answered(version_1: Path, opened) -> None:
+    store = opened()
+    runner = Runner(app_name="trains", agent=booking, session_service=store)
+    async with runner, asyncio.timeout(20):
+        run = await runner.follow("waiting")
+        assert run.status is RunStatus.WAITING
+        [question] = await run.interrupts()
+        run = await runner.answer(run.id, question.id, True)
+        assert await run.result() == "Booked 12A."
+        log = await store.list_events(app_name="trains", user_id="ann", session_id="trip", superseded=True)
+        assert [(e.seq, e.text, e.superseded) for e in log] == [
+            (1, "To Paris", False), (2, "The flight is 300. ", False), (3, "", False), (4, "", False), (5, "Booked 12A.", False),
+        ]  # fmt: skip
+        assert (await runner.get_session("ann", "trip")).state == {"tries": 1}
+        assert await (await runner.follow("finished")).result() == "Booked 12A."
+        later = await runner.start("ann", "trip", "And back")
+        await later.wait()
+        later = await runner.answer(later.id, (await later.interrupts())[0].id, True)
+        assert await later.result() == "Booked 1F."
+
+
+async def test_a_run_of_version_1_knows_who_started_it_and_what_took_its_place(version_1: Path, opened) -> None:
+    conn = sqlite3.connect(version_1)
+    conn.execute("UPDATE runs SET agent = 'sales' WHERE id = 'finished'")
+    conn.execute("UPDATE runs SET agent = 'billing', transfers = 1, retry_of = 'finished' WHERE id = 'waiting'")
+    conn.commit()
+    conn.close()
+    store = opened()
+    finished, waiting = [await store.get_run("trains", run_id) for run_id in ("finished", "waiting")]
+    assert (finished.start_agent, finished.superseded_by) == ("sales", "waiting")
+    assert (waiting.start_agent, waiting.superseded_by) == (None, None)
+    assert waiting.message_seq is not None
+
+
+async def test_a_version_1_file_has_the_tables_of_a_new_one(version_1: Path, tmp_path: Path) -> None:
+    def tables(file: Path) -> dict[str, list[tuple[object, ...]]]:
+        conn = connect(str(file))
+        names = [name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'index')")]
+        shape = {name: conn.execute(f"PRAGMA table_xinfo({name})").fetchall() for name in names}
+        conn.close()
+        return shape
+
+    assert tables(version_1) == tables(tmp_path / "new.db")
 
 
 async def test_every_step_from_the_file_s_version_on_is_taken_once(path: Path) -> None:

@@ -97,7 +97,7 @@ def _write_events(conn: sqlite3.Connection, head: Head, uid: int, new: Prepared,
     seq, pos = head.event_count, head.last_pos
     numbered: dict[int, Event] = {}
     events: list[Event | None] = []
-    for entry, (event, stored, supersedes, _) in zip(new.entries, change.events, strict=True):
+    for entry, (event, stored, supersedes, _, answers) in zip(new.entries, change.events, strict=True):
         if stored is None:
             seq += 1
             pos += 1
@@ -105,6 +105,9 @@ def _write_events(conn: sqlite3.Connection, head: Head, uid: int, new: Prepared,
             log.write(conn, head.sid, seq, uid, entry, pos=pos, ordinal=ordinal, attempt=event.attempt, supersedes=supersedes)
             numbered[id(event)] = event.evolve(seq=seq, pos=pos, ordinal=ordinal, supersedes=supersedes)
             events.append(numbered[id(event)])
+            for answer in answers:
+                seq += 1
+                log.write(conn, head.sid, seq, uid, entry_of(answer), pos=None, ordinal=None, attempt=answer.attempt)
         else:
             # Of what is stored, the attempt's own comes with its numbers: its caller has not seen them.
             events.append(numbered.get(id(stored)) or (stored if stored.attempt == head.attempt else None))
@@ -171,7 +174,7 @@ def _write_run(
     """Stores what becomes of the run and its session."""
     uid, now = fence.run_uid, platform.now()
     new = [planned.event for planned in change.events if planned.stored is None]
-    seq, last_pos = head.event_count + len(new), head.last_pos + len(new)
+    seq, last_pos = head.event_count + len(new) + sum(len(p.answers) for p in change.events), head.last_pos + len(new)
     usage = load_usage(head.usage)
     for event in new:
         if event.usage_metadata is not None:
@@ -199,6 +202,7 @@ def _write_run(
     return RunRecord(
         uid, head.id, head.app_name, head.user_id, head.session_id, head.session_uid, head.no, status,
         message, fence.attempt, deaths, agent, base_ordinal, transfers, load(head.config),
-        bool(head.attached), load_words(head.cancel_requested), error, last_pos, head.retry_of, usage,
+        bool(head.attached), load_words(head.cancel_requested), error, last_pos, head.retry_of,
+        head.start_agent, head.first_seq, None, usage,
         None if head.custom_metadata is None else load(head.custom_metadata), head.created_at, head.started_at, finished_at,
     )  # fmt: skip

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from sojourn.event import Event
 from sojourn.session.types import History, SessionKey
 from sojourn.store.rules import run_not_found, session_not_found
-from sojourn.store.sqlite.rows import EVENT, MAX_INTEGER, Row, event_of
+from sojourn.store.sqlite.rows import EVENT, EVENT_OF_RUN, MAX_INTEGER, Row, event_of
 
 _SUMMARY = """
     SELECT seq, summary_until FROM events INDEXED BY events_summaries
     WHERE sid = ? AND summary_until IS NOT NULL AND superseded = 0 ORDER BY seq DESC LIMIT 1
 """
 _NEWEST = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq > ? AND superseded = 0 ORDER BY seq DESC LIMIT ?"
-_PAGE = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq > ? AND superseded <= ? ORDER BY seq LIMIT ?"
-_OF_RUN = f"SELECT {EVENT} FROM events INDEXED BY events_by_run WHERE run_uid = ? AND pos > ? ORDER BY pos LIMIT ?"
+_PAGE = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq > ? AND (superseded = 0 OR ?) ORDER BY seq LIMIT ?"
+_OF_RUN = f"SELECT {EVENT_OF_RUN} FROM events INDEXED BY events_by_run WHERE run_uid = ? AND pos > ? ORDER BY pos LIMIT ?"
 _ONE = f"SELECT {EVENT} FROM events WHERE sid = ? AND seq = ?"
 _OPEN_CALLS = "SELECT seq FROM calls INDEXED BY calls_open WHERE sid = ? AND seq < ? AND open = 1"
 _CALL_BEFORE = "SELECT max(seq) FROM calls WHERE sid = ? AND call_id = ? AND is_call = 1 AND seq < ?"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sojourn.event import Event
 from sojourn.session.state import StateDelta
-from sojourn.store.sqlite.rows import MAX_INTEGER, Link, event_body, links_of, message_body, message_of, path_of
+from sojourn.store.sqlite.rows import BY_ATTEMPT, MAX_INTEGER, Link, event_body, links_of, message_body, message_of, path_of
 
 
 class Entry(NamedTuple):
@@ -83,11 +83,11 @@ def write(
         )
 
 
-def supersede(conn: sqlite3.Connection, sid: int, seqs: Collection[int]) -> None:
-    """Takes events out of what counts, and their calls and responses out of the index."""
+def supersede(conn: sqlite3.Connection, sid: int, seqs: Collection[int], by: int = BY_ATTEMPT) -> None:
+    """Takes events out of what counts, and their calls and responses out of the index; `by` is `BY_ATTEMPT` or `BY_RUN`."""
     touched: set[str] = set()
     for seq in seqs:
-        conn.execute("UPDATE events SET superseded = 1 WHERE sid = ? AND seq = ?", (sid, seq))
+        conn.execute("UPDATE events SET superseded = ? WHERE sid = ? AND seq = ?", (by, sid, seq))
         (body,) = conn.execute("SELECT body FROM events WHERE sid = ? AND seq = ?", (sid, seq)).fetchone()
         if '"functionCall"' in body or '"functionResponse"' in body:
             for is_call, call_id in links_of(message_of(body).content):

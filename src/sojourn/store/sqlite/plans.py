@@ -59,6 +59,8 @@ class Head(NamedTuple):
     has_asked: int
     created_at: float
     started_at: float
+    start_agent: str | None
+    first_seq: int
 
     @property
     def key(self) -> SessionKey:
@@ -69,7 +71,8 @@ HEAD = """
     SELECT
         s.sid, s.event_count, s.app_name, s.user_id, s.id, s.uid, r.id, r.no, r.status, r.attempt, r.deaths, r.agent,
         r.base_ordinal, r.base_seq, r.transfers, r.config, r.attached, r.cancel_requested, r.last_pos, r.top, r.retry_of,
-        r.usage, r.custom_metadata, r.answered, r.has_undo, r.has_asked, r.created_at, r.started_at
+        r.usage, r.custom_metadata, r.answered, r.has_undo, r.has_asked, r.created_at, r.started_at, r.start_agent,
+        r.first_seq
     FROM runs r JOIN sessions s ON s.sid = r.sid WHERE r.uid = ?
 """
 _FIND = f"""
@@ -77,6 +80,10 @@ _FIND = f"""
     WHERE run_uid = ? AND ordinal = ? AND path = ? AND superseded = 0
 """
 _COUNTING = f"SELECT {EVENT} FROM events INDEXED BY events_by_run WHERE run_uid = ? AND superseded = 0 ORDER BY seq"
+_ANSWERS = f"""
+    SELECT {EVENT} FROM events INDEXED BY events_by_run
+    WHERE run_uid = ? AND pos IS NULL AND ordinal IS NULL ORDER BY seq
+"""
 
 
 class _Log:
@@ -99,6 +106,9 @@ class _Log:
         if self._events is None:
             self._events = [event_of(row) for row in self._conn.execute(_COUNTING, (self._run_uid,)).fetchall()]
         return self._events
+
+    def answers(self) -> Sequence[Event]:
+        return [event_of(row) for row in self._conn.execute(_ANSWERS, (self._run_uid,)).fetchall()]
 
 
 def plan(conn: sqlite3.Connection, head: Head, uid: int, new: Prepared, status: RunStatus) -> AppendPlan:

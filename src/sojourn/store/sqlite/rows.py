@@ -54,6 +54,15 @@ def load_error(text: str | None) -> RunError | None:
 EVENT = "seq, pos, ordinal, attempt, supersedes, superseded, body"
 """The columns that `event_of` takes."""
 
+BY_ATTEMPT = 1
+"""In the column `superseded`: a later attempt of the run took another way."""
+
+BY_RUN = 2
+"""In the column `superseded`: the event counted in its run until another run took that one's place."""
+
+EVENT_OF_RUN = f"seq, pos, ordinal, attempt, supersedes, superseded = {BY_ATTEMPT}, body"
+"""The same, for who looks at one run by itself."""
+
 _NUMBERS = {"seq", "pos", "ordinal", "attempt", "supersedes", "superseded"}
 _NUMBERS_OF_LOG = {"seq", "pos", "supersedes", "superseded"}
 _ACTIONS = {"actions"}
@@ -162,7 +171,7 @@ STATUS = {status.value: status for status in RunStatus}
 RUN = """
     r.uid, r.id, s.app_name, s.user_id, s.id, s.uid, r.no, r.status, coalesce(r.message, m.body), r.attempt, r.deaths,
     r.agent, r.base_ordinal, r.transfers, r.config, r.attached, r.cancel_requested, r.error, r.last_pos, r.retry_of, r.usage,
-    r.custom_metadata, r.created_at, r.started_at, r.finished_at
+    r.custom_metadata, r.created_at, r.started_at, r.finished_at, r.start_agent, r.first_seq, r.superseded_by
 """
 """The columns that `record_of` takes."""
 
@@ -175,13 +184,13 @@ def record_of(row: Row) -> RunRecord:
     (
         uid, id_, app_name, user_id, session_id, session_uid, no, status, message, attempt, deaths, agent, base_ordinal,
         transfers, config, attached, cancel_requested, error, last_pos, retry_of, usage, custom_metadata, created_at,
-        started_at, finished_at,
+        started_at, finished_at, start_agent, message_seq, superseded_by,
     ) = row  # fmt: skip
     return RunRecord(
         uid, id_, app_name, user_id, session_id, session_uid, no, STATUS[status], message_of(message), attempt, deaths, agent,
         base_ordinal, transfers, load(config), bool(attached), load_words(cancel_requested), load_error(error), last_pos,
-        retry_of, load_usage(usage), None if custom_metadata is None else load(custom_metadata), created_at, started_at,
-        finished_at,
+        retry_of, start_agent, message_seq, superseded_by, load_usage(usage),
+        None if custom_metadata is None else load(custom_metadata), created_at, started_at, finished_at,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Answered, Begun
 from sojourn.run.types import RunError, RunRecord
 from sojourn.store.rules import cancelled, closed_by, found_state, interrupt_not_found, open_for
-from sojourn.store.sqlite import log, records, sessions, state
+from sojourn.store.sqlite import log, records, repeats, sessions, state
 from sojourn.store.sqlite.log import Entry, message_entry_of
 from sojourn.store.sqlite.rows import INTERRUPT, dump, dump_error, dump_words, interrupt_of
 
@@ -36,13 +36,15 @@ def _begin_first(conn: sqlite3.Connection, record: RunRecord) -> Begun:
     entry = message_entry_of(record.message)
     writes = state.encode(state.stage_delta(conn, sid, key, entry.delta), sid)
 
+    if record.retry_of is not None:
+        active_agent = repeats.take_place(conn, key, sid, repeats.Repeat(record.id, record.retry_of, uid), active_agent)
     state.store(conn, writes)
     log.write(conn, sid, count + 1, uid, entry, pos=None, ordinal=0, attempt=1)
     conn.execute("UPDATE sessions SET event_count = ?, updated_at = ? WHERE sid = ?", (count + 1, now, sid))
     conn.execute(
-        "UPDATE runs SET status = 'running', attempt = 1, agent = ?, first_seq = ?, message = NULL, last_pos = 1, "
-        "started_at = ? WHERE uid = ?",
-        (active_agent, count + 1, now, uid),
+        "UPDATE runs SET status = 'running', attempt = 1, agent = ?, start_agent = ?, first_seq = ?, message = NULL, "
+        "last_pos = 1, started_at = ? WHERE uid = ?",
+        (active_agent, active_agent, count + 1, now, uid),
     )
     return Begun(records.get(conn, uid), sessions.get(conn, key, 0), [], [])
 

@@ -88,6 +88,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX runs_by_app ON runs (app_name)",
             "CREATE INDEX runs_unfinished ON runs (app_name, sid) WHERE finished_at IS NULL",
             # `ordinal` is null for an event without identity. `path` is the branch behind a dot, or empty.
+            # `superseded` is 0, or says by what: `rows.BY_ATTEMPT`, `rows.BY_RUN`.
             """
             CREATE TABLE events (
                 sid INTEGER NOT NULL,
@@ -170,10 +171,16 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration(
         2,
-        "questions about function calls",
+        "questions about function calls; runs that take the place of others",
         (
             "ALTER TABLE interrupts ADD COLUMN kind TEXT NOT NULL DEFAULT 'input'",
             "ALTER TABLE interrupts ADD COLUMN call_id TEXT",
+            "ALTER TABLE runs ADD COLUMN start_agent TEXT",
+            "ALTER TABLE runs ADD COLUMN superseded_by TEXT",
+            # Whoever began a run that was handed over is not known; the root agent stands for it.
+            "UPDATE runs SET start_agent = agent WHERE transfers = 0",
+            "UPDATE runs SET superseded_by = r.id FROM runs r WHERE r.retry_of = runs.id AND r.app_name = runs.app_name "
+            "AND r.user_id = runs.user_id",
         ),
     ),
 )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sojourn import jsonvalue, platform
-from sojourn.errors import InvalidInput
+from sojourn.errors import Conflict, InvalidInput
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.page import Page, check_page
@@ -22,7 +22,7 @@ from sojourn.session.types import History, Session, SessionKey
 from sojourn.store.rules import cancelled, check_ids, check_window, key_after
 from sojourn.store.sqlite import appends, history, records, runs, sessions, submits
 from sojourn.store.sqlite.connection import Synchronous, connect
-from sojourn.store.sqlite.executor import ExecutorRole
+from sojourn.store.sqlite.executor import ExecutorRole, Role
 from sojourn.store.sqlite.log import entry_of
 from sojourn.store.sqlite.messages import Messages
 from sojourn.store.sqlite.watch import Seen, Watch
@@ -45,11 +45,14 @@ class SqliteSessionService:
 
     **Other processes.** Any number may open the same file and read, create, change and delete sessions, ask for cancels,
     answer and close runs. Executing runs (`submit`, `begin`, `append`, `take_over`) is for one process at a time: the
-    first such call claims that role, and the role ends with `close` or with the process. The file must be on a local disk.
+    first such call claims that role, and the role ends with `close` or with the process. An object made with
+    `role="client"` never claims it, whoever uses it: such calls raise `Conflict`, `store.client_only`. The file must be on a
+    local disk.
 
     Args:
         path: The database file. Its directory must exist.
         synchronous: `full` or `normal`, as above.
+        role: `executor` or `client`, as above.
 
     Raises:
         InvalidInput: `store.invalid_url` if that cannot be a file; `store.invalid_option`.
@@ -57,7 +60,7 @@ class SqliteSessionService:
 
     shared = True
 
-    def __init__(self, path: str | os.PathLike[str], *, synchronous: Synchronous = "full") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, synchronous: Synchronous = "full", role: Role = "executor") -> None:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or name == ":memory:" or "\0" in name:
             raise InvalidInput(
@@ -66,8 +69,11 @@ class SqliteSessionService:
             )
         if synchronous not in ("full", "normal"):
             raise InvalidInput(f"synchronous is {synchronous!r}; use 'full' or 'normal'", code="store.invalid_option")
+        if role not in ("executor", "client"):
+            raise InvalidInput(f"role is {role!r}; use 'executor' or 'client'", code="store.invalid_option")
         # Links are followed so that all names of a file share one lock.
         self.path = os.path.realpath(name)
+        self._is_client = role == "client"
         self._role = ExecutorRole(self.path)
         self._watch = Watch()
         self._messages = Messages()
@@ -160,6 +166,13 @@ class SqliteSessionService:
         return await self._writer.call(lambda conn: records.unfinished(conn, app_name), committed=self._watch.listed)
 
     async def become_executor(self) -> None:
+        if self._is_client:
+            raise Conflict(
+                f"{self.path} was opened with role='client' and executes no runs here; start and retry them where it is opened "
+                "as executor",
+                code="store.client_only",
+            )
+
         def op(conn: sqlite3.Connection) -> Seen:
             self._role.claim()
             return self._watch.start(conn)

@@ -11,8 +11,8 @@ from sojourn.ids import check_id
 from sojourn.run.status import RunStatus
 from sojourn.run.store import Begun, NewRun, Submitted
 from sojourn.run.types import RunRecord
-from sojourn.store.rules import run_not_finished, run_not_found, same_input, session_busy, session_not_found
-from sojourn.store.sqlite import log, records, sessions, state
+from sojourn.store.rules import same_input, session_busy, session_not_found
+from sojourn.store.sqlite import log, records, repeats, sessions, state
 from sojourn.store.sqlite.log import Entry, message_entry_of
 from sojourn.store.sqlite.messages import Messages
 from sojourn.store.sqlite.rows import load, session_of
@@ -61,8 +61,8 @@ _COUNT_EVENT = "UPDATE sessions SET run_no = ?, event_count = ?, updated_at = ? 
 _INSERT = """
     INSERT INTO runs (
         sid, id, app_name, user_id, no, status, attempt, agent, first_seq, message, config, attached, last_pos, retry_of,
-        custom_metadata, created_at, started_at
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        custom_metadata, created_at, started_at, start_agent
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -90,7 +90,8 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Mes
         return Submitted(record, None, True)
     if sid is None and not run.create_session:
         raise session_not_found(key)
-    repeated = _repeatable(conn, run, sid)
+    if run.retry_of is not None:
+        repeats.check(conn, key, sid, run.retry_of)
     if run.reject_if_busy and sid is not None:
         busy = conn.execute(_BUSY, (app_name, sid)).fetchone()
         if busy is not None:
@@ -108,8 +109,9 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Mes
             conn.execute(_COUNT_EVENT, (place.run_no, place.event_count, now, sid))
         else:
             conn.execute("UPDATE sessions SET run_no = ? WHERE sid = ?", (place.run_no, sid))
-    if repeated is not None:
-        log.supersede(conn, sid, _counting(conn, repeated))
+    if begin and run.retry_of is not None:
+        agent = repeats.take_place(conn, key, sid, repeats.Repeat(run.id, run.retry_of), active_agent)
+        place = place._replace(active_agent=agent)
     if staged is not None:
         state.store(conn, state.encode(staged, sid))
     record = _insert(conn, new, place, begin, now)
@@ -117,7 +119,7 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Mes
     if not begin:
         return Submitted(record, None, False)
     log.write(conn, sid, place.event_count, record.uid, new.entry, pos=None, ordinal=0, attempt=1)
-    row = (sid, session_uid, *key, active_agent, place.event_count, place.created_at, now)
+    row = (sid, session_uid, *key, place.active_agent, place.event_count, place.created_at, now)
     session = session_of(row, state.read(conn, sid, app_name, user_id))
     return Submitted(record, Begun(record, session, [], []), False)
 
@@ -135,6 +137,7 @@ def _insert(conn: sqlite3.Connection, new: Submission, place: _Place, begin: boo
         (
             place.sid, run.id, app_name, user_id, place.run_no, status.value, attempt, agent, first_seq, message, new.config,
             int(run.attached), last_pos, run.retry_of, new.custom_metadata, now, started_at,
+            agent,
         ),
     ).lastrowid  # fmt: skip
     return RunRecord(
@@ -153,30 +156,9 @@ def _insert(conn: sqlite3.Connection, new: Submission, place: _Place, begin: boo
         attached=run.attached,
         last_pos=last_pos,
         retry_of=run.retry_of,
+        start_agent=agent,
+        message_seq=first_seq,
         custom_metadata=None if new.custom_metadata is None else load(new.custom_metadata),
         created_at=now,
         started_at=started_at,
     )
-
-
-def _repeatable(conn: sqlite3.Connection, run: NewRun, sid: int | None) -> int | None:
-    """The finished run of this session that `run` repeats."""
-    if run.retry_of is None:
-        return None
-    row = conn.execute(
-        "SELECT uid, sid, finished_at FROM runs WHERE app_name = ? AND id = ? AND user_id = ?",
-        (run.key.app_name, run.retry_of, run.key.user_id),
-    ).fetchone()
-    if row is None or row[1] != sid:
-        raise run_not_found(run.retry_of)
-    uid: int = row[0]
-    if row[2] is None:
-        raise run_not_finished(records.get(conn, uid))
-    return uid
-
-
-def _counting(conn: sqlite3.Connection, run_uid: int) -> list[int]:
-    rows = conn.execute(
-        "SELECT seq FROM events INDEXED BY events_by_run WHERE run_uid = ? AND superseded = 0", (run_uid,)
-    ).fetchall()
-    return [seq for (seq,) in rows]
