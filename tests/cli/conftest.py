@@ -1,10 +1,23 @@
 """What the tests of the command line share."""
 
+import signal
 import sys
 
 import pytest
 
 from tests.cli.shell import write_agents
+
+
+@pytest.fixture(scope="package", autouse=True)
+def heeded_signals():
+    """Commands heed their signals, also if the tests were started so as to ignore them: by nohup, or in the background."""
+    ways = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    ignored = [number for number in ways if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, ways[number])
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture
