@@ -41,6 +41,25 @@ def writes(pieces: int, *, paced: bool) -> FunctionAgent:
     return writer
 
 
+def writes_as_told(*, paced: bool) -> FunctionAgent:
+    """An agent that writes as many pieces as its message says; paced, each is read before the next one is written."""
+
+    @agent
+    async def writer(ctx: Context) -> AsyncIterator[str]:
+        for _ in range(int(ctx.user_content.text)):
+            yield "tok "
+            if paced:
+                await asyncio.sleep(0)
+
+    return writer
+
+
+@agent
+async def stays(ctx: Context) -> AsyncIterator[str]:
+    yield "I think "
+    await asyncio.Event().wait()
+
+
 def held_back(gate: asyncio.Event) -> FunctionAgent:
     """An agent that waits for a gate to open."""
 

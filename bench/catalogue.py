@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from bench import rows_disk, rows_history, rows_import, rows_llm, rows_memory, rows_peers, rows_queue, rows_run, rows_stream
+from bench import (
+    rows_disk,
+    rows_history,
+    rows_import,
+    rows_llm,
+    rows_memory,
+    rows_peers,
+    rows_queue,
+    rows_run,
+    rows_server,
+    rows_stream,
+)
 from bench.measure import Row
 
 ROWS: tuple[Row, ...] = (
@@ -18,6 +29,7 @@ ROWS: tuple[Row, ...] = (
     *rows_memory.ROWS,
     *rows_queue.ROWS,
     *rows_disk.ROWS,
+    *rows_server.ROWS,
 )
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sojourn.agents.context import Context
     from sojourn.agents.current import current_run, current_session
     from sojourn.agents.function import FunctionAgent, agent
+    from sojourn.agents.live import LiveInput, LiveRequest, LiveRequestQueue
     from sojourn.agents.llm.agent import LlmAgent
     from sojourn.agents.llm.tool import Tool, ToolContext, tool
     from sojourn.agents.question import Question
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from sojourn.builder.workflow import WorkflowBuilder
     from sojourn.content import Blob, Content, FileData, FunctionCall, FunctionResponse, Part
     from sojourn.errors import RunCancelled, RunWaiting, SojournError
-    from sojourn.event import CallDelta, Event, EventActions, Partial, Thought
+    from sojourn.event import CallDelta, Event, EventActions, LivePartial, Partial, Thought, Transcription
+    from sojourn.launcher import Launcher
     from sojourn.manager import SessionManager, UserSession
     from sojourn.memory.inmemory import InMemoryMemoryService
     from sojourn.memory.types import Memory
@@ -53,6 +55,11 @@ _HOMES = {
     "sojourn.agents.function": (
         "FunctionAgent",
         "agent",
+    ),
+    "sojourn.agents.live": (
+        "LiveInput",
+        "LiveRequest",
+        "LiveRequestQueue",
     ),
     "sojourn.agents.llm.agent": ("LlmAgent",),
     "sojourn.agents.llm.tool": (
@@ -89,9 +96,12 @@ _HOMES = {
         "CallDelta",
         "Event",
         "EventActions",
+        "LivePartial",
         "Partial",
         "Thought",
+        "Transcription",
     ),
+    "sojourn.launcher": ("Launcher",),
     "sojourn.manager": (
         "SessionManager",
         "UserSession",
@@ -123,7 +133,7 @@ _HOMES = {
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-# Without what needs an extra: `from sojourn import *` works with the core alone.
+# Without what needs an extra or is the command line: `from sojourn import *` works with the core alone, and is quick.
 __all__ = [
     "Agent",
     "AppConfig",
@@ -145,6 +155,10 @@ __all__ = [
     "InMemoryMemoryService",
     "InMemorySessionService",
     "Interrupt",
+    "LiveInput",
+    "LivePartial",
+    "LiveRequest",
+    "LiveRequestQueue",
     "LoopAgent",
     "Memory",
     "ParallelAgent",
@@ -168,6 +182,7 @@ __all__ = [
     "State",
     "StreamingMode",
     "Thought",
+    "Transcription",
     "UserSession",
     "Whole",
     "WorkflowBuilder",

@@ -84,6 +84,18 @@ class Usage(Value):
     thoughts_token_count: _Count = 0
 
 
+class Transcription(Value):
+    """What was spoken, as text; google-adk's shape.
+
+    Attributes:
+        text: What was said since the transcription before; of a finished one, all of it.
+        finished: Whether it is whole. One that is not may change yet, and is never stored.
+    """
+
+    text: str = ""
+    finished: Flag = False
+
+
 USER = "user"
 """The author of what people say."""
 
@@ -92,6 +104,17 @@ ASK_CALL = "adk_request_input"
 
 CONFIRM_CALL = "adk_request_confirmation"
 """The same for the question whether a function may be called."""
+
+CREDENTIAL_CALL = "adk_request_credential"
+"""The same for the wish that somebody log in somewhere, or give a key."""
+
+
+INLINE_BYTES = 65_536
+"""Bytes in a part beyond which they become an artifact."""
+
+SPILLED = "spilled"
+"""Key in `custom_metadata` under which an event names what was moved to artifacts: `text:<part>`, `response:<part>`, `output`.
+Of a response and of the output, `{"artifact": uri}` is left."""
 
 
 class Event(Value):
@@ -116,7 +139,9 @@ class Event(Value):
         branch: Dotted path of the parallel branches it was written in; None outside of any.
         usage_metadata: Tokens spent.
         custom_metadata: Anything the agent wants to attach.
-        turn_complete: For live runs: the model has finished its turn.
+        turn_complete: Of a live run: the agent has said what it had to say, and listens.
+        input_transcription: What the user was heard to say; the event's author is `user` then.
+        output_transcription: What the agent has spoken.
         seq: Number in the session, 1, 2, 3 … without gaps.
         pos: Number of its frame in the run; None for what the user said.
         ordinal: Number in (run, branch); with these two its identity.
@@ -147,6 +172,8 @@ class Event(Value):
     usage_metadata: Usage | None = None
     custom_metadata: dict[str, JsonValue] | None = None
     turn_complete: bool | None = None
+    input_transcription: Transcription | None = None
+    output_transcription: Transcription | None = None
     seq: int | None = None
     pos: int | None = None
     ordinal: int | None = None
@@ -161,8 +188,22 @@ class Event(Value):
 
     @property
     def text(self) -> str:
-        """The event's whole text, without thoughts."""
-        return self.content.text if self.content is not None else ""
+        """The event's whole text, without thoughts; of speech, its transcript."""
+        if self.content is not None:
+            return self.content.text
+        said = self.said
+        return said.text if said is not None else ""
+
+    @property
+    def said(self) -> Content | None:
+        """The content; of an event without, what its transcript says, as text."""
+        if self.content is not None:
+            return self.content
+        if self.output_transcription is not None:
+            return Content.of(self.output_transcription.text, "model")
+        if self.input_transcription is not None:
+            return Content.of(self.input_transcription.text, USER)
+        return None
 
     @property
     def delta(self) -> str:
@@ -185,8 +226,14 @@ class Event(Value):
         return self.content.get_function_responses() if self.content else []
 
     def is_message(self) -> bool:
-        """Whether this is what a user has said to open a run, rather than an answer to a question."""
-        return self.author == USER and self.ordinal == 0
+        """Whether this is what a user has said, to open a run or in a live one, rather than an answer to a question."""
+        if self.author != USER or self.ordinal is None:
+            return False
+        return self.ordinal == 0 or not self.get_function_responses()
+
+    def is_opening(self) -> bool:
+        """Whether this opens a live run and says nothing: what the user says there comes in events of its own."""
+        return self.ordinal == 0 and self.content is None and self.author == USER
 
     def is_final_response(self) -> bool:
         """Whether this is an answer to the user, as google-adk defines it.
@@ -207,6 +254,8 @@ class Event(Value):
             and self.output == other.output
             and self.interrupted == other.interrupted
             and self.error_code == other.error_code
+            and self.input_transcription == other.input_transcription
+            and self.output_transcription == other.output_transcription
             and self.actions == other.actions
         )
 
@@ -308,6 +357,8 @@ class Partial:
     partial = True
     pos = None
     seq = None
+    interrupted = False
+    turn_complete = None
 
     def __init__(
         self,
@@ -345,6 +396,16 @@ class Partial:
         return self.to_event().content or Content("model")
 
     @property
+    def input_transcription(self) -> Transcription | None:
+        """What the user is being heard to say, of a `LivePartial` that tells it."""
+        return None
+
+    @property
+    def output_transcription(self) -> Transcription | None:
+        """What the agent is speaking, of a `LivePartial` that tells it."""
+        return None
+
+    @property
     def actions(self) -> EventActions:
         """A partial does nothing."""
         return EventActions()
@@ -379,3 +440,36 @@ class Partial:
 
     def __repr__(self) -> str:
         return f"Partial(id={self.id!r}, offset={self.offset}, delta={self.delta!r})"
+
+
+class LivePartial(Partial):
+    """What an agent lets readers hear or see in passing: audio, or a transcript in the making. No event repeats it.
+
+    `content` has the bytes as `inline_data`; `delta` is empty.
+
+    Args:
+        event: The partial event.
+    """
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event.id, event.run_id, event.author, event.branch, 0, "", False)
+        self._event = event
+
+    @property
+    def input_transcription(self) -> Transcription | None:
+        """What the user is being heard to say."""
+        return self._event.input_transcription
+
+    @property
+    def output_transcription(self) -> Transcription | None:
+        """What the agent is speaking."""
+        return self._event.output_transcription
+
+    def to_event(self) -> Event:
+        """The partial event."""
+        return self._event
+
+    def __repr__(self) -> str:
+        return f"LivePartial(id={self.id!r}, author={self.author!r})"

@@ -23,6 +23,7 @@ from sojourn.ids import check_id
 from sojourn.run.config import RunConfig
 from sojourn.runner.config import RunnerConfig
 from sojourn.runner.handle import Run
+from sojourn.runner.lending import HeldSlot, held_slot, set_held_slot
 from sojourn.runner.lifecycle import CloseReport
 from sojourn.runner.runner import Runner
 from sojourn.session.state import State
@@ -179,10 +180,17 @@ class SessionManager:
         lease = await _admitted(runner.agent_source, limiter, user_id, needs_slot=not shared)
         try:
             session = UserSession(runner, key, None if shared else limiter)
+            outer = held_slot()
+            if not shared:
+                session.slot.outer = outer
+                set_held_slot(session.slot)
             try:
                 yield session
             finally:
+                if held_slot() is session.slot:
+                    set_held_slot(outer)
                 session.closed = True
+                session.slot.withdraw()
                 session.give_back()
         finally:
             if lease is not None:
@@ -293,7 +301,7 @@ class UserSession:
         self._key = key
         self._limiter = limiter
         # Without a limiter it has no slot of its own: its runs share that of the run it was opened in.
-        self._slot_in_use = limiter is None
+        self.slot = HeldSlot(() if limiter is None else (limiter,), freed=self.give_back)
         self._slot_held = limiter is not None
         self.closed = False
 
@@ -334,8 +342,9 @@ class UserSession:
     async def _run(self, message: str | Content, run_config: RunConfig | None, run_id: str | None) -> AsyncIterator[Run]:
         if self.closed:
             raise Conflict(f"session {self._key} was closed; open it again with manager.session()", code="session.closed")
-        uses_slot = not self._slot_in_use
-        self._slot_in_use = True
+        uses_slot = self._slot_held and not self.slot.in_use
+        if uses_slot:
+            self.slot.in_use = True
         try:
             run = await self._runner.start_attached(
                 self._key.user_id,
@@ -343,21 +352,16 @@ class UserSession:
                 message,
                 run_config=run_config,
                 run_id=run_id,
-                slot_freed=self._slot_freed if uses_slot else None,
+                slot_freed=self.slot.free if uses_slot else None,
             )
         except BaseException:
             if uses_slot:
-                self._slot_freed()
+                self.slot.free()
             raise
         try:
             yield run
         finally:
             await self._runner.leave(run)
-
-    def _slot_freed(self) -> None:
-        self._slot_in_use = False
-        if self.closed:
-            self.give_back()
 
     async def get(self) -> Session:
         """Reads the session, created if it is missing."""
@@ -368,7 +372,7 @@ class UserSession:
         return State(dict((await self.get()).state))
 
     def give_back(self) -> None:
-        """Gives the session's slot back unless a run uses it; twice is fine."""
-        if self._limiter is not None and self._slot_held and not self._slot_in_use:
+        """Gives the slot of a session that was closed back unless a run uses it; twice is fine."""
+        if self.closed and self._limiter is not None and self._slot_held and not self.slot.in_use:
             self._slot_held = False
             self._limiter.release(self._key.user_id)

@@ -29,7 +29,7 @@ class Platform:
         return _random.random()
 
     def random_bytes(self, n: int) -> bytes:
-        """`n` random bytes, fit for ids."""
+        """`n` random bytes, fit for ids and secrets."""
         return os.urandom(n)
 
 
@@ -50,6 +50,11 @@ def monotonic() -> float:
 def random() -> float:
     """A random number in [0, 1)."""
     return _current.random()
+
+
+def random_bytes(n: int) -> bytes:
+    """`n` random bytes, fit for ids and secrets."""
+    return _current.random_bytes(n)
 
 
 def is_virtual() -> bool:

@@ -20,6 +20,8 @@ def _bench(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "bench", *args], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_each_row_is_printed_with_its_quantities():
     done = _bench("--quick")
     assert done.returncode == 0, done.stderr

@@ -27,9 +27,21 @@ from pydantic import BaseModel
 from pydantic_ai import Tool as EngineTool
 from pydantic_ai.toolsets import FunctionToolset
 
+from contextvars import ContextVar
+
 from sojourn import Agent, LlmAgent, Plugin, agent, tool
 
 SETTING = 5
+
+tenant = ContextVar("tenant")
+
+
+def instruct(ctx):
+    return f"Help {ctx.user_id}."
+
+
+async def instruct_later(ctx):
+    return "Help {later}."
 
 
 class Answer(BaseModel):
@@ -203,6 +215,10 @@ plugins:
   - shop:echo
   - shop:Recorder
 transfer_policy: shop:SETTING
+propagate:
+  - shop:tenant
+  - shop:SETTING
+  - shop:tennant
 """
     assert problems(text, make=True, shop=SHOP) == [
         "app.yaml:3: tools.a.function: shop:nothing: shop has no 'nothing' [config.not_importable]",
@@ -216,7 +232,38 @@ transfer_policy: shop:SETTING
         "app.yaml:11: services.memory: there is no such service; write memory or none [config.unknown_service]",
         "app.yaml:13: plugins[0]: shop:echo is of type FunctionAgent; name a Plugin, or a class of them [config.wrong_kind]",
         "app.yaml:15: transfer_policy: shop:SETTING is of type int; name a function [config.wrong_kind]",
+        "app.yaml:18: propagate[1]: shop:SETTING is of type int; name a ContextVar [config.wrong_kind]",
+        "app.yaml:19: propagate[2]: shop:tennant: shop has no 'tennant'; did you mean 'tenant'? [config.not_importable]",
     ]
+
+
+def test_functions_that_cannot_instruct(problems):
+    text = """\
+app_name: x
+agents:
+  top: {model: test, sub_agents: [one, two, three]}
+  one: {model: test, instruction: {function: 'shop:SETTING'}}
+  two:
+    model: test
+    instruction:
+      function: shop:instrukt
+  three: {model: test, instruction: 'shop:instrukt'}
+"""
+    assert problems(text, make=True, shop=SHOP) == [
+        "app.yaml:4: agents.one.instruction.function: shop:SETTING is of type int; name a function [config.wrong_kind]",
+        "app.yaml:8: agents.two.instruction.function: shop:instrukt: shop has no 'instrukt'; did you mean 'instruct'? "
+        "[config.not_importable]",
+    ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("function", "told"), [("instruct", "Help ann."), ("instruct_later", "Help {later}.")])
+async def test_a_function_instructs(write, function, told):
+    text = f"{HEAD}  a: {{model: main, instruction: {{function: 'shop:{function}'}}}}\nmodels: {{main: test}}"
+    model = ScriptedModel("Good morning.")
+    write(text, shop=SHOP)
+    await answer(WorkflowBuilder(models={"main": model}).build("app.yaml"))
+    assert told in (model.requests[0].instructions or "")
 
 
 # -- agents -------------------------------------------------------------------------------------------------------------
@@ -496,30 +543,33 @@ def test_what_a_config_leaves_open_is_left_open(write):
     assert isinstance(made, RunnerConfig)
     bare = RunnerConfig(app_name="x", agent=made.agent)
     for name in RunnerConfig.__dataclass_fields__:
-        assert getattr(made, name) == getattr(bare, name) or name == "plugins", name
-    assert list(made.plugins) == []
+        assert getattr(made, name) == getattr(bare, name) or name in ("plugins", "propagate"), name
+    assert list(made.plugins) == list(made.propagate) == []
     assert made.session_service is made.artifact_service is made.memory_service is DEFAULT
 
 
 def test_services_limits_and_the_rest(write, home):
     text = f"""{HEAD}  a: {{model: test}}
 services: {{session: memory, artifacts: store/files, memory: memory, memory_ingest: on_run_end}}
-limits: {{max_concurrency: 3, max_concurrency_per_user: 2, max_queue: 1, queue_timeout: 0.5}}
+limits: {{max_concurrency: 3, max_concurrency_per_user: 2, max_queue: 1, queue_timeout: 0.5, max_tokens_per_user: 9, token_window: 60}}
 run_config: {{max_turns: 7, timeout: 3}}
 plugins: ['shop:Recorder', 'shop:recorder']
 transfer_policy: shop:policy
+propagate: ['shop:tenant']
 """
     made = build(write, text)
     assert isinstance(made.session_service, InMemorySessionService)
     assert isinstance(made.artifact_service, FileArtifactService)
     assert isinstance(made.memory_service, InMemoryMemoryService)
     assert (made.max_concurrency, made.max_concurrency_per_user, made.max_queue, made.queue_timeout) == (3, 2, 1, 0.5)
+    assert (made.max_tokens_per_user, made.token_window) == (9, 60.0)
     assert made.run_config.overrides() == {"max_turns": 7, "timeout": 3.0}
     assert made.memory_ingest == "on_run_end"
     shop = sys.modules["shop"]
     assert [type(p) for p in made.plugins] == [shop.Recorder, shop.Recorder]
     assert made.plugins[1] is shop.recorder
     assert made.transfer_policy is shop.policy
+    assert list(made.propagate) == [shop.tenant]
 
 
 @pytest.mark.parametrize("name", ["memory", "memory:"])

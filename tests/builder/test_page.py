@@ -11,6 +11,7 @@ from sojourn.builder.schema import (
     AgentConfig,
     AppConfig,
     FunctionAgentConfig,
+    InstructionConfig,
     LimitsConfig,
     LlmAgentConfig,
     LoopAgentConfig,
@@ -37,7 +38,7 @@ def test_there_are_some():
 @pytest.mark.parametrize(
     "section",
     [AppConfig, ModelConfig, ToolConfig, McpServerConfig, AgentConfig, LlmAgentConfig, LoopAgentConfig, FunctionAgentConfig,
-     ServicesConfig, LimitsConfig],
+     ServicesConfig, LimitsConfig, InstructionConfig],
 )  # fmt: skip
 def test_it_has_every_key(section):
     in_text = {"kind", "function", "max_iterations"}

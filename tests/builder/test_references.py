@@ -44,6 +44,8 @@ def agents(*lines, then=""):
          "7: agents.b: there is an agent 'b' in line 6; rename one of them [config.duplicate_name]"),
         (agents("a: {model: main, sub_agents: [{name: a, model: main}]}"),
          "6: agents.a.sub_agents[0]: there is an agent 'a' in line 6; rename one of them [config.duplicate_name]"),
+        (agents("a: {model: main}", "'': {model: main}"),
+         "7: agents.: an agent's name must not be empty [config.invalid]"),
         (agents("a: {model: main, sub_agents: [{model: main}]}"),
          "6: agents.a.sub_agents[0].name: it is missing; an agent inside of another needs one [config.missing_key]"),
         (agents("a: {model: main, sub_agents: [a]}"),

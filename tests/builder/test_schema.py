@@ -27,8 +27,8 @@ tools:
   u: 5
 mcp_servers:
   a: {}
-  b: {url: x, command: y}
-  c: {url: x, args: [y]}
+  b: {url: http://x, command: y}
+  c: {url: http://x, args: [y]}
   d: {command: y, headers: {a: 1}}
 agents:
   desk:
@@ -119,12 +119,38 @@ def test_all_that_is_wrong_is_told_at_once(problems):
          "app.yaml:2: agents.a.tools[0]: must be a name, or a mapping with a function [config.invalid]"),
         ("app_name: x\nagents: {a: {model: test, zzz: 5}}", "app.yaml:2: agents.a.zzz: there is no such key here; there is: kind, name, "),
         ("app_name: x\nagents: {a: {model: test}}\nrun_config: {timeout: .nan}", "app.yaml:3: run_config.timeout: "),
+        ("app_name: x\nagents: {a: {model: test}}\nlimits: {max_tokens_per_user: 0}", "app.yaml:3: limits.max_tokens_per_user: "),
+        ("app_name: x\nagents: {a: {model: test}}\nlimits: {token_window: 0}", "app.yaml:3: limits.token_window: "),
         ("app_name: x\nagents: {a: {model: test}}\nlimits: {max_queue: 1.5}",
          "app.yaml:3: limits.max_queue: must be a whole number, not a number [config.invalid]"),
         ("app_name: x\nagents: {a: {model: test, sub_agents: [{kind: 5, name: b}]}}",
          "app.yaml:2: agents.a.sub_agents[0]: there is no kind of agent '5'; there is: llm, function, sequential, parallel, loop"),
         ("app_name: x\nagents: {a: {model: test, tools: [{function: 'x:y', timout: 5}]}}",
          "app.yaml:2: agents.a.tools[0].timout: there is no such key here; did you mean 'timeout'? [config.unknown_key]"),
+        ("app_name: x\nagents: {a: {model: test, instruction: 5}}",
+         "app.yaml:2: agents.a.instruction: must be a text, or a mapping with a function [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test, instruction: {functoin: 'm:f', function: 'm:f'}}}",
+         "app.yaml:2: agents.a.instruction.functoin: there is no such key here; did you mean 'function'? [config.unknown_key]"),
+        ("app_name: x\nagents: {a: {model: test, instruction: {}}}",
+         "app.yaml:2: agents.a.instruction.function: it is missing; add it [config.missing_key]"),
+        ("app_name: x\nagents: {a: {model: test, instruction: {function: f}}}",
+         "app.yaml:2: agents.a.instruction.function: must be a dotted name: package.module:name [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test}}\nmcp_servers: {s: {url: server.py}}",
+         "app.yaml:3: mcp_servers.s.url: must be an address that begins with http:// or https:// [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: m}}\nmodels: {m: {model: m, base_url: 'localhost:11434/v1'}}",
+         "app.yaml:3: models.m.base_url: must be an address that begins with http:// or https:// [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test}}\npropagate: ['m']",
+         "app.yaml:3: propagate[0]: must be a dotted name: package.module:name [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test}}\nper_user: true\nper_user_idle: 0",
+         "app.yaml:4: per_user_idle: must be more than 0 [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test}}\nper_user: true\nper_user_max: 0",
+         "app.yaml:4: per_user_max: must be at least 1 [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test}}\nper_user: true\nper_user_max: true",
+         "app.yaml:4: per_user_max: must be a number, not true or false [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test}}\nper_user_idle: 60",
+         "app.yaml:3: per_user_idle: says something of agents for each user, and there are none; add per_user: true [config.invalid]"),
+        ("app_name: x\nagents: {a: {model: test}}\nper_user: false\nper_user_max: 60",
+         "app.yaml:4: per_user_max: says something of agents for each user, and there are none; add per_user: true [config.invalid]"),
     ],
 )  # fmt: skip
 def test_what_is_wrong(problems, text, told):
@@ -143,6 +169,8 @@ FULL = {
     "app_name": "shop",
     "root": "desk",
     "per_user": True,
+    "per_user_idle": 60.0,
+    "per_user_max": None,
     "models": {"main": "openai:gpt-5", "local": {"model": "x", "base_url": "http://h/v1", "settings": {"temperature": 0}}},
     "tools": {"a": "m:f", "b": {"function": "m:g", "require_approval": "m:when", "timeout": 5, "sequential": True}},
     "mcp_servers": {
@@ -160,14 +188,22 @@ FULL = {
             "settings": {"max_tokens": 5},
         },
         "team": {"kind": "sequential", "sub_agents": ["both", "again"], "description": "A team."},
-        "both": {"kind": "parallel", "sub_agents": [{"name": "p", "model": "test"}]},
+        "both": {"kind": "parallel", "sub_agents": [{"name": "p", "model": "test", "instruction": {"function": "m:f"}}]},
         "again": {"kind": "loop", "max_iterations": 3, "sub_agents": [{"name": "q", "kind": "llm", "model": "local"}]},
     },
     "services": {"session": "sqlite:///a.db", "artifacts": "none", "memory": "memory", "memory_ingest": "on_run_end"},
-    "limits": {"max_concurrency": 0, "max_concurrency_per_user": 2, "max_queue": 10, "queue_timeout": 1.5},
+    "limits": {
+        "max_concurrency": 0,
+        "max_concurrency_per_user": 2,
+        "max_queue": 10,
+        "queue_timeout": 1.5,
+        "max_tokens_per_user": 1000,
+        "token_window": 3600.0,
+    },
     "run_config": {"max_turns": 5, "include_history": "all", "when_busy": "reject", "custom_metadata": {"a": [1]}},
     "plugins": ["m:Plugin"],
     "transfer_policy": "m:policy",
+    "propagate": ["m:tenant"],
 }
 
 
@@ -194,7 +230,7 @@ def test_agents_and_runners_can_be_told_all_there_is():
     wanted = {"settings" if name == "model_settings" else name for name in options(LlmAgent.__init__)}
     assert wanted <= LlmAgentConfig.model_fields.keys() | of_models
     assert options(Agent.__init__) <= LoopAgentConfig.model_fields.keys()
-    in_python_only = {"propagate", "agent"}
+    in_python_only = {"agent"}
     services = {"session_service", "artifact_service", "memory_service", "memory_ingest"}
     known = AppConfig.model_fields.keys() | LimitsConfig.model_fields.keys() | services | in_python_only
     assert RunnerConfig.__dataclass_fields__.keys() <= known

@@ -1,11 +1,13 @@
 """From a config to runs: with a Runner, with a SessionManager, again and again."""
 
+import asyncio
 import sys
 
 import pytest
 
 from sojourn import AppConfig, Runner, SessionManager, WorkflowBuilder, load_config
 from sojourn.errors import InvalidInput, Unavailable
+from sojourn.testing.loop import for_seeds
 from sojourn.testing.models import Calls, ScriptedModel
 
 pytestmark = pytest.mark.anyio
@@ -219,6 +221,28 @@ class Counter(Agent):
                 results.append(await run.result())
         assert results == [1, 1, 2]
         await manager.close()
+
+    @pytest.mark.parametrize(
+        ("kept", "pause", "results"),
+        [("", 1000, [1, 2]), ("", 2000, [1, 1]), ("per_user_idle: 100", 200, [1, 1]), ("per_user_idle: 100", 50, [1, 2]),
+         ("per_user_idle: null", 10_000, [1, 2]), ("per_user_max: 2", 1, [1, 1]), ("per_user_max: null", 1, [1, 2])],
+    )  # fmt: skip
+    def test_how_long_they_are_kept_and_how_many(self, write, kept, pause, results):
+        name = write(f"{self.CONFIG}{kept}\n", shop=self.MODULE)
+
+        @for_seeds(2)
+        async def check():
+            manager = SessionManager(name, WorkflowBuilder())
+            found = []
+            for users in (("ann", "ben", "cleo"), ("ann",)):
+                for user in users:
+                    async with manager.session(user_id=user) as session, session.run("hi") as run:
+                        found.append(await run.result())
+                await asyncio.sleep(pause)
+            assert [found[0], found[-1]] == results
+            await manager.close()
+
+        check()
 
     async def test_a_manager_that_asks_for_them_drops_nothing_else_of_the_config(self, write):
         text = self.CONFIG.replace("per_user: true\n", "") + (

@@ -92,7 +92,7 @@ async def story(store, clock):
     await write(store, second, steps=[charged])
     content = Content("model", (Part.from_function_call(ASK_CALL, {"message": "Really?"}, id="q1"),))
     asking = event(second, 2, content=content, long_running_tool_ids=("q1",))
-    asked = question("q1", prompt="Really?", schema={"type": "boolean"})
+    asked = question("q1", prompt="Really?", schema={"type": "boolean"}, kind="confirm", call_id="c1")
     await write(store, second, asking, interrupts=[asked], move=Move.WAIT)
     return second
 
@@ -294,6 +294,7 @@ def test_an_export_is_whole(tmp_path, stored):
     assert (run["id"], run["status"], run["attempt"], run["deaths"]) == ("r1", "waiting", 2, 1)
     assert [s["key"] for s in run["steps"]] == ["charge"]
     assert [(i["id"], i["status"], i["schema"]) for i in run["interrupts"]] == [("q1", "open", {"type": "boolean"})]
+    assert [(i["kind"], i["callId"]) for i in run["interrupts"]] == [("confirm", "c1")]
 
     written = invoke("sessions", "export", "s1", "-o", "out.json", cwd=tmp_path)
     assert written.stdout == ""

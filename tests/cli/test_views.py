@@ -7,7 +7,7 @@ import pytest
 from sojourn.cli.screen import Screen, one_line, printable
 from sojourn.cli.views import JsonView, TextView
 from sojourn.content import Content, Part
-from sojourn.event import Event, EventActions, Partial
+from sojourn.event import CallDelta, Event, EventActions, Partial
 from sojourn.run.types import Frame, RunError
 
 
@@ -120,6 +120,21 @@ def test_a_terminal_is_not_given_commands(shown):
         shown(whole("a", "x", left="\x1b]0;title\x07\r\x9b31mred\t!\n"), fancy=True)
         == "helper\n\ufffd]0;title\ufffd\ufffd31mred\t!\n"
     )
+
+
+def test_a_call_that_is_being_written_does_not_say_who_speaks(shown):
+    def of_call(id, args, author="desk"):
+        return Partial(id, "r1", author, None, 0, "", False, CallDelta("c1", "look_up", args))
+
+    called = Content("model", (Part.from_function_call("look_up", {}, id="c1"),))
+    call = Frame(2, "event", "r1", Event(id="a", run_id="r1", author="desk", content=called, pos=2))
+    out = shown(piece("b", "Hm."), whole("b", "Hm."), of_call("a", "{"), of_call("a", "}"), call, end=False, fancy=True)
+    assert [line for line in out.splitlines() if "desk" in line] == []
+    assert shown(of_call("a", "{"), piece("b", "Hm."), call, whole("b", "Hm.")) == "Hm.\n", (
+        "what is said meanwhile does not wait"
+    )
+    said = shown(of_call("a", "{"), piece("a", "So:", author="desk"), end=False, fancy=True)
+    assert [line.strip() for line in said.splitlines()] == ["desk", "So:"]
 
 
 def test_a_terminal_shows_who_speaks_and_what_is_done(capsys, shown):

@@ -95,6 +95,23 @@ def test_a_delivery_that_needs_no_slot_starts_without_one():
     assert bench.limiter.active == 1
 
 
+def test_those_before_one_that_shares_a_slot_need_none_either():
+    bench = Bench()
+    holder = bench.submit("a")
+    before, sharing, after = (bench.submit("b") for _ in range(3))
+    bench.engine.share_slot(sharing)
+    bench.engine.share_slot(sharing)
+    assert bench.started == [holder, before]
+    bench.end(before)
+    assert bench.started == [holder, before, sharing]
+    bench.end(sharing)
+    assert bench.started == [holder, before, sharing], "what comes after it waits for a slot"
+    bench.end(holder)
+    bench.end(after)
+    assert bench.started == [holder, before, sharing, after]
+    assert bench.at_rest()
+
+
 def test_a_withdrawn_delivery_never_starts_and_one_that_started_cannot_be_withdrawn():
     bench = Bench()
     running, gone, next_one = (bench.submit() for _ in range(3))
@@ -204,7 +221,7 @@ def test_one_that_is_held_can_be_withdrawn():
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["submit", "ahead", "free", "held", "hold over", "claim", "end", "turn", "slot", "withdraw"]),
+        st.sampled_from(["submit", "ahead", "free", "held", "hold over", "share", "claim", "end", "turn", "slot", "withdraw"]),
         st.integers(0, 3),
         st.integers(0, 9),
     ),
@@ -224,6 +241,8 @@ def test_whatever_comes_in_whatever_order(actions, bound):
             known.append(bench.submit(**where, ahead=action == "ahead", needs_slot=action != "free", held=action == "held"))
         elif picked is not None and action == "hold over":
             bench.engine.end_hold(picked)
+        elif picked is not None and action == "share":
+            bench.engine.share_slot(picked)
         elif action == "claim":
             delivery = bench.delivery(**where)
             if bench.engine.claim(delivery):

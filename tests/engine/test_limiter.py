@@ -73,6 +73,17 @@ def test_a_slot_that_is_refused_goes_to_the_next():
     assert limiter.active == 1
 
 
+def test_any_number_of_slots_that_are_refused_go_to_the_next():
+    limiter = Limiter(Limits(max_concurrency=1))
+    assert limiter.try_acquire("ann")
+    granted = []
+    for number in range(2000):
+        limiter.wait(f"u{number}", lambda: False)
+    limiter.wait("bob", lambda: granted.append("bob") or True)
+    limiter.release("ann")
+    assert (granted, limiter.active) == (["bob"], 1)
+
+
 def test_a_user_at_their_bound_does_not_hold_up_others():
     limiter, granted = Limiter(Limits(max_concurrency=3, max_concurrency_per_user=1)), []
     assert limiter.try_acquire("a")

@@ -16,6 +16,12 @@ def forecast(city: str, days: int = 1) -> str:
 
 
 @server.tool()
+def process() -> str:
+    """Tells which process this is."""
+    return str(os.getpid())
+
+
+@server.tool()
 def fail(why: str) -> str:
     """Fails."""
     raise ValueError(why)

@@ -637,3 +637,31 @@ async def test_a_crash_before_the_question_is_stored_asks_it_once():
         assert await (await second.runner.answer(run.id, question.id, True)).result() == "Paid."
     assert ledger.paid == [5]
     await assert_valid_history(store)
+
+
+@for_seeds(3)
+async def test_agents_inside_of_parallel_calls_ask_about_calls_of_different_ids():
+    ledger = Ledger(require_approval=True)
+
+    def asking(name):
+        def pay_once(shown):
+            return "Done." if "return" in shown.text else Calls(ledger.tool.name, {"amount": 1}, id="call_0")
+
+        return llm(pay_once, name=name, tools=[ledger.tool], repeat=True)
+
+    async def left(context: ToolContext) -> str:
+        """Asks one."""
+        return str(await context.run_agent(asking("one")))
+
+    async def right(context: ToolContext) -> str:
+        """Asks another."""
+        return str(await context.run_agent(asking("two")))
+
+    runner = make_runner(llm([Calls("left"), Calls("right")], "Both.", tools=[left, right]))
+    run, questions = await waiting(runner)
+    assert len({question.call_id for question in questions}) == 2
+    for question in questions:
+        run = await runner.answer(run.id, question.id, True)
+        await run.wait()
+    assert await run.result() == "Both."
+    assert ledger.paid == [1, 1]

@@ -271,6 +271,16 @@ async def test_without_streaming_a_server_is_asked_for_whole_answers(no_delays):
         assert await outcome_of(await runner.start(USER, SESSION, "go")) == "model.rate_limited"
 
 
+@pytest.mark.anyio
+async def test_an_answer_that_pydantic_ai_cannot_read_has_a_code_of_the_model():
+    from sojourn.run.config import RunConfig, StreamingMode
+
+    empty = '{"id": "c", "object": "chat.completion", "created": 1, "model": "local", "choices": []}'
+    async with local(Reply(200, {"content-type": "application/json"}, [empty])) as (helper, _):
+        runner = make_runner(helper, run_config=RunConfig(streaming_mode=StreamingMode.NONE))
+        assert await outcome_of(await runner.start(USER, SESSION, "go")) == "model.bad_answer"
+
+
 # -- which model --------------------------------------------------------------------------------------------------------
 
 

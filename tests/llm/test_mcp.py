@@ -1,6 +1,7 @@
 """Tools of MCP servers: real servers, over stdio and over HTTP."""
 
 import asyncio
+import copy
 import re
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -77,13 +78,14 @@ async def test_calls_of_a_dead_server_do_not_end_the_run_until_the_model_gives_u
         assert await outcome_of(run) == "It is gone."
 
 
-async def test_a_server_that_does_not_start_fails_the_run_with_a_code():
+async def test_a_server_that_does_not_start_fails_the_run_with_a_code(caplog):
     toolset = MCPToolset(StdioTransport(sys.executable, ["-c", "raise SystemExit(3)"]), id="broken")
     store = InMemorySessionService()
     helper = llm("Hi.", tools=[toolset])
     run = await said(helper, store=store)
     assert await outcome_of(run) == "tool.unavailable"
     assert helper.model.requests == []
+    assert "a toolset of agent helper cannot be used: " in caplog.text, "why is for the operator"
     with suppress(Exception):
         await toolset.client.close()
 
@@ -96,6 +98,23 @@ async def test_tools_of_a_server_may_need_leave():
         run = await runner.answer(run.id, question.id, True)
         assert await run.result() == "Sunny."
         assert "sun" in str(results_in(await events_of(run)))
+
+
+async def test_the_server_of_an_agent_and_its_copy_runs_until_both_are_closed():
+    async with weather() as toolset:
+        helper = llm([Calls("process")], "There.", repeat=True, tools=[toolset])
+        copied = copy.copy(helper)
+
+        async def server_of(agent):
+            return str(results_in(await events_of(await said(agent))))
+
+        first = await server_of(helper)
+        assert await server_of(copied) == first
+        await copied.close()
+        assert await server_of(helper) == first
+        await helper.close()
+        assert await server_of(helper) != first
+        await helper.close()
 
 
 async def test_a_server_by_its_address():

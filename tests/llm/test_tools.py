@@ -2,8 +2,10 @@
 
 import asyncio
 import functools
+import sys
 import threading
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -226,6 +228,23 @@ async def test_ids_that_a_model_uses_again_are_made_unique_within_and_across_run
     assert pieces == {c.id for c in calls[3:]}, "readers are sent the ids that the event has"
 
 
+@for_seeds(2)
+async def test_calls_of_one_answer_with_one_id_are_calls_of_their_own():
+    store = InMemorySessionService()
+    twins = [Calls("echo", {"text": text}, id="call_of_one_id_for_all", pieces=2) for text in "abc"]
+    runner = make_runner(llm(twins, "Done.", tools=[echo]), store)
+    items = [item async for item in runner.run(USER, SESSION, "go")]
+    [event, returned, _] = [item for item in items if not item.partial]
+    calls = event.get_function_calls()
+    assert results_in([returned]) == [{"result": "a"}, {"result": "b"}, {"result": "c"}]
+    pieces = {call.id: "" for call in calls}
+    for item in items:
+        if item.partial and item.call is not None:
+            pieces[item.call.id] += item.call.args
+    assert list(pieces.values()) == [f'{{"text": "{text}"}}' for text in "abc"], "readers are sent the ids that the event has"
+    await assert_valid_history(store)
+
+
 # -- failures -----------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +280,62 @@ def test_a_failure_is_told_to_the_model_and_the_run_goes_on(how, told, caplog):
         await assert_valid_history(store)
 
     case()
+
+
+@for_seeds(2)
+async def test_a_tool_that_waits_for_what_is_cancelled_has_failed_alone():
+    async def wait_for_another() -> None:
+        """Waits for what somebody else cancels."""
+        other = asyncio.ensure_future(asyncio.sleep(100))
+        asyncio.get_running_loop().call_later(1, other.cancel)
+        await other
+
+    store = InMemorySessionService()
+    helper = llm([Calls("wait_for_another"), Calls("echo", {"text": "x"})], "Done.", tools=[wait_for_another, echo])
+    run = await said(helper, store=store)
+    assert await outcome_of(run) == "Done."
+    assert results_in(await events_of(run)) == [{"error": "it was cancelled"}, {"result": "x"}]
+    await assert_valid_history(store)
+
+
+@pytest.mark.anyio
+async def test_a_tool_that_would_end_the_process_has_failed_alone():
+    def leave() -> None:
+        """Leaves, in a thread."""
+        sys.exit(3)
+
+    async def leave_at_once() -> None:
+        """Leaves."""
+        sys.exit(4)
+
+    store = InMemorySessionService()
+    calls = [Calls("leave"), Calls("leave_at_once"), Calls("echo", {"text": "x"})]
+    run = await said(llm(calls, "Done.", tools=[leave, leave_at_once, echo]), store=store)
+    assert await outcome_of(run) == "Done."
+    assert results_in(await events_of(run)) == [{"error": "SystemExit: 3"}, {"error": "SystemExit: 4"}, {"result": "x"}]
+    await assert_valid_history(store)
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@for_seeds(2)
+async def test_whatever_a_failure_says_is_told_as_far_as_it_is_text():
+    def fail(how: str) -> None:
+        """Fails."""
+        raise Unspeakable if how == "silent" else ValueError("half a character: \ud83d")
+
+    store = InMemorySessionService()
+    helper = llm([Calls("fail", {"how": "silent"}), Calls("fail", {"how": "odd"})], "Done.", tools=[fail])
+    run = await said(helper, store=store)
+    assert await outcome_of(run) == "Done."
+    assert results_in(await events_of(run)) == [
+        {"error": "Unspeakable: what it says cannot be read"},
+        {"error": "ValueError: half a character: \ufffd"},
+    ]
+    await assert_valid_history(store)
 
 
 @for_seeds(3)
@@ -343,7 +418,8 @@ async def test_timeouts_one_after_the_other_do_not_end_the_run():
 
 
 @pytest.mark.parametrize(
-    "args", ['{"text": ', "no json at all", "[1]", '{"text": {"a": 1}}', "{}", '{"text": "x", "more": 1}', '{"text": "\\ud800"}', '"x"', "null", ""]
+    "args", ['{"text": ', "no json at all", "[1]", '{"text": {"a": 1}}', "{}", '{"text": "x", "more": 1}', '{"text": "\\ud800"}', '"x"', "null", "",
+            '{"text": NaN}', '{"text": "x", "more": -Infinity}', '{"text": 1e400}', {"text": float("nan")}, {"text": "\ud800"}]
 )  # fmt: skip
 def test_arguments_that_cannot_be_are_told_to_the_model(args):
     @for_seeds(2)
@@ -358,6 +434,25 @@ def test_arguments_that_cannot_be_are_told_to_the_model(args):
         assert await outcome_of(await runner.start(USER, SESSION, "go")) == "Hi.", "and the next run can read it"
 
     case()
+
+
+@for_seeds(2)
+async def test_a_number_that_json_does_not_have_is_no_argument_whatever_the_parameter():
+    given = []
+
+    def set_level(level: float = 0.0, options: dict[str, Any] | None = None) -> str:
+        """Sets the level."""
+        given.append((level, options))
+        return "set"
+
+    calls = [Calls("set_level", args) for args in ('{"level": Infinity}', '{"options": {"a": [NaN]}}', {"level": float("inf")})]
+    store = InMemorySessionService()
+    helper = llm(calls, "I cannot.", tools=[tool(require_approval=True)(set_level)])
+    run = await said(helper, store=store)
+    assert await outcome_of(run) == "I cannot."
+    assert given == []
+    assert [call.args.keys() for call in calls_in(await events_of(run))] == [{"INVALID_JSON"}] * 3
+    await assert_valid_history(store)
 
 
 @for_seeds(2)

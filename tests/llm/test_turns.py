@@ -65,6 +65,17 @@ async def test_text_thoughts_and_calls_are_sent_in_pieces_and_then_in_one_event(
     assert {p.id for p in reading.partials} == {call.id, answer.id}
 
 
+@for_seeds(3)
+async def test_characters_that_a_server_cut_in_two_are_put_together_and_what_is_none_is_replaced():
+    store = InMemorySessionService()
+    helper = llm([Thinks("hm \udcff"), "a\ud83d", "\ude00 b \ud800"])
+    reading = await read_events(make_runner(helper, store).run(USER, SESSION, "go"))
+    assert reading.error is None
+    [answer] = reading.events
+    assert (answer.content.thoughts, answer.text) == ("hm \ufffd", "a\U0001f600 b \ufffd")
+    assert reading.screen.encode(), "what readers are sent is text, too"
+
+
 @for_seeds(5)
 async def test_pieces_are_not_kept_waiting_for_the_rest_of_the_message():
     more = asyncio.Event()
@@ -168,6 +179,35 @@ async def test_max_turns_counts_over_hand_overs_and_attempts():
         assert await outcome_of(await second.runner.follow(run.id)) == "run.max_turns"
     assert len(helper.model.requests) == 2
     assert len(other.model.requests) <= 3, "two, and one that was under way when its process died"
+
+
+@pytest.mark.parametrize("number", range(1, 14))
+def test_max_turns_counts_the_turns_of_agents_inside_of_tools_over_all_attempts(number):
+    @for_seeds(2)
+    async def case():
+        inner = llm(
+            [Calls("add", {"a": 1, "b": 1})], [Calls("add", {"a": 1, "b": 1})], "42.", name="inner", tools=[add], repeat=True
+        )
+
+        async def consult(context: ToolContext) -> str:
+            """Consults another agent."""
+            return str(await context.run_agent(inner))
+
+        def consult_first(shown):
+            return Calls("add", {"a": 1, "b": 1}) if "return consult" in shown.text else Calls("consult")
+
+        helper = llm(consult_first, repeat=True, tools=[consult, add])
+        store = InMemorySessionService()
+        config = RunConfig(max_turns=6)
+        async with (
+            crashed(helper, store, number, run_config=config) as run,
+            process(helper, store, enter=True, run_config=config) as second,
+        ):
+            assert await outcome_of(await second.runner.follow(run.id)) == "run.max_turns"
+        made = len(helper.model.requests) + len(inner.model.requests)
+        assert made <= 7, "six, and one that was under way when its process died"
+
+    case()
 
 
 # -- being stopped ------------------------------------------------------------------------------------------------------

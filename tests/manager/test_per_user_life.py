@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sojourn import platform
+from sojourn.agents.base import CLOSE_GRACE
 from sojourn.agents.function import FunctionAgent, agent
 from sojourn.agents.per_user import EXIT_SECONDS, IDLE_SECONDS, PerUserAgents
 from sojourn.errors import (
@@ -18,6 +19,7 @@ from sojourn.errors import (
 from sojourn.manager import SessionManager
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
+from sojourn.runner.places import BUILD_SECONDS
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds, simulate
 from sojourn.testing.suite import raises
@@ -104,7 +106,7 @@ async def test_an_agent_that_does_not_close_is_given_up():
     manager = SessionManager(None, build, per_user=True)
     await answer(manager, "ann")
     await manager.close()
-    assert left == [EXIT_SECONDS]
+    assert left == [CLOSE_GRACE]
 
 
 @for_seeds(5)
@@ -409,6 +411,114 @@ async def test_a_run_goes_on_with_its_users_agent_after_a_crash():
         assert [await outcome_of(await second.runner.follow(run.id)) for run in runs] == ["2 by alice's", "2 by bob's"]
         assert now() < before + 6
         assert (await second.runner.follow(asked.id)).status is RunStatus.WAITING
+
+
+class Counting(World):
+    """Notices how many agents are being built or entered at a time."""
+
+    def __init__(self, **build_seconds):
+        super().__init__(**build_seconds)
+        self.now = self.most = 0
+
+    @asynccontextmanager
+    async def entered(self, user_id):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            async with super().entered(user_id) as made:
+                yield made
+        finally:
+            self.now -= 1
+
+
+async def unfinished(store, users, runs=1):
+    """Leaves runs in a store as a process that dies does; each of a user in a session of its own and two in one."""
+    async with process(source(World()), store) as first:
+        left = [await first.runner.start(user, f"s{n // 2}", "slow hang") for user in users for n in range(runs)]
+        first.die()
+    return left
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+def test_no_more_agents_are_built_at_a_time_for_what_a_crash_left_than_runs_may_execute(bound):
+    @for_seeds(5)
+    async def check():
+        store, world = InMemorySessionService(), Counting(**{f"u{n}": n % 4 for n in range(12)})
+        world.agent = lambda owner: FunctionAgent(lambda ctx: owner, name="helper")
+        left = await unfinished(store, [f"u{n}" for n in range(12)], runs=3)
+        agents = PerUserAgents(lambda user_id: world.build(None, user_id), max_kept=1)
+        async with process(agents, store, enter=True, max_concurrency=bound) as second:
+            handles = [await second.runner.follow(run.id, user_id=run.user_id) for run in left]
+            await second.runner.cancel(handles[-1].id)
+            wanted = [run.user_id for run in left[:-1]] + ["run.cancelled"]
+            assert [await outcome_of(handle) for handle in handles] == wanted
+            # Beside those in use one is kept, and one may be on its way out.
+            assert world.most <= bound + 2
+            assert set(world.builds.values()) == {1}
+            await idle()
+            assert_at_rest(second.runner)
+
+    check()
+
+
+@for_seeds(5)
+async def test_builds_that_do_not_end_keep_out_what_a_crash_left_of_others_for_a_while_only():
+    store, world = InMemorySessionService(), World(u0=None, u1=None)
+    world.agent = lambda owner: FunctionAgent(lambda ctx: owner, name="helper")
+    left = await unfinished(store, [f"u{n}" for n in range(6)])
+    async with process(source(world), store, enter=True, max_concurrency=2) as second:
+        before = now()
+        handles = [await second.runner.follow(run.id, user_id=run.user_id) for run in left]
+        assert [await outcome_of(handle) for handle in handles[2:]] == ["u2", "u3", "u4", "u5"]
+        assert now() <= before + BUILD_SECONDS + 1
+        await asyncio.gather(*(second.runner.cancel(run.id) for run in handles[:2]))
+        await idle()
+        assert_at_rest(second.runner)
+
+
+@for_seeds(1)
+async def test_however_many_that_wait_for_a_place_are_cancelled_the_last_one_gets_it():
+    store, world = InMemorySessionService(), World()
+    left = await unfinished(store, [f"u{n}" for n in range(700)])
+    async with process(source(world), store, max_concurrency=1) as second:
+        first, *others, last = await second.runner.recover()
+        assert len(others) == len(left) - 2
+        for run in others:
+            await second.runner.cancel(run.id)
+        await second.runner.cancel(first.id)
+        await asyncio.sleep(60)
+        assert (await second.runner.follow(last.id, user_id=last.user_id)).status is RunStatus.RUNNING
+        await second.runner.cancel(last.id)
+        await idle()
+        assert_at_rest(second.runner)
+
+
+@pytest.mark.parametrize("way", ["waits", "queues behind"])
+def test_who_waits_for_a_run_that_a_crash_left_does_not_keep_it_from_its_agent(way):
+    @for_seeds(10)
+    async def check():
+        store, world = InMemorySessionService(), World()
+        _, left = await unfinished(store, ["ann", "bob"])
+
+        def agent_of(owner):
+            async def helper(ctx):
+                if owner == "ann" and way == "waits":
+                    return await (await second.runner.follow(left.id)).result()
+                if owner == "ann":
+                    return [event.text async for event in second.runner.run("bob", "s0", "hi") if not event.partial][-1]
+                return "bob's"
+
+            return FunctionAgent(helper, name="helper")
+
+        world.agent = agent_of
+        async with process(source(world), store, max_concurrency=1) as second:
+            ann, bob = await second.runner.recover()
+            assert await outcome_of(await second.runner.follow(ann.id)) == "bob's"
+            assert await outcome_of(await second.runner.follow(bob.id)) == "bob's"
+            await idle()
+            assert_at_rest(second.runner)
+
+    check()
 
 
 @for_seeds(5)

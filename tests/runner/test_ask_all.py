@@ -10,9 +10,11 @@ from sojourn.agents.function import agent
 from sojourn.agents.question import Question
 from sojourn.agents.workflow import ParallelAgent
 from sojourn.content import Content, FunctionCall, Part
-from sojourn.errors import Conflict, InvalidInput, NotFound
+from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError
 from sojourn.event import ASK_CALL, CONFIRM_CALL, Event
+from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
+from sojourn.runner.plugins import Plugin
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.faults import FaultyStore, fail_after, fail_before
 from sojourn.testing.loop import for_seeds
@@ -360,6 +362,64 @@ async def test_of_questions_with_a_key_twice_none_is_asked():
     assert codes[-2:] == ["interrupt.duplicate_key"] * 2
     run = await answer(runner, run, (await run.interrupts())[0], "x")
     assert await run.result() == ["Ann", 7, "x"]
+
+
+class Refusing(Plugin):
+    """Refuses the events of questions until it has done so `times` times."""
+
+    def __init__(self, times):
+        self.times = times
+
+    async def on_event(self, ctx, event):
+        if event.long_running_tool_ids and self.times:
+            self.times -= 1
+            raise InvalidInput("not like that", code="policy.refused")
+
+
+@pytest.mark.parametrize("again", ["the same", "another"])
+@pytest.mark.parametrize("why", ["too large", "by a plugin", "the store is away", "its replies are lost"])
+def test_what_was_refused_may_be_asked_again_under_its_key(why, again):
+    @for_seeds(5)
+    async def case():
+        codes = []
+        fault = {"the store is away": fail_before, "its replies are lost": fail_after}.get(why)
+        large = "x" * 5000 if why == "too large" else "?"
+        second = Question("a", large if again == "the same" else "short?")
+
+        @agent
+        async def helper(ctx):
+            if ctx.attempt == 1:
+                if fault is not None:
+                    store.plan.append(fault("append", *range(store.calls["append"] + 1, store.calls["append"] + 5)))
+                try:
+                    await ctx.ask_all([Question("a", large), NAME])
+                except SojournError as error:
+                    codes.append(error.code)
+                if why == "too large" and again == "the same":
+                    with pytest.raises(SojournError):
+                        await ctx.ask_all([second])
+                    return "told"
+            return await ctx.ask_all([second, NAME])
+
+        store = FaultyStore(InMemorySessionService())
+        refusing = [Refusing(1)] if why == "by a plugin" else []
+        runner = make_runner(helper, store, plugins=refusing, run_config=RunConfig(max_event_bytes=2048))
+        run = await runner.start(USER, SESSION, "go")
+        await run.wait()
+        assert codes == [{"too large": "event.too_large", "by a plugin": "policy.refused"}.get(why, "store.unavailable")]
+        if why == "too large" and again == "the same":
+            assert await run.result() == "told"
+            assert await statuses(store) == []
+            return
+        questions = {i.key: i for i in await run.interrupts()}
+        assert {key: i.prompt for key, i in questions.items()} == {"a": second.prompt, "name": "Name?"}
+        run = await answer(runner, run, questions["a"], 1)
+        run = await answer(runner, run, questions["name"], "Ann")
+        assert await run.result() == [1, "Ann"]
+        left = [("?", "dropped")] if (why, again) == ("its replies are lost", "another") else []
+        assert sorted(await statuses(store)) == sorted([*left, (second.prompt, "answered"), ("Name?", "answered")])
+
+    case()
 
 
 @for_seeds(5)

@@ -10,13 +10,13 @@ from sojourn.agents.workflow import ParallelAgent
 from sojourn.artifact.types import parse_artifact_uri
 from sojourn.content import Content, Part
 from sojourn.errors import AgentError, InvalidInput, LimitExceeded, NotFound, Unsupported
-from sojourn.event import Event, EventActions
+from sojourn.event import INLINE_BYTES, Event, EventActions
 from sojourn.run.config import RunConfig
 from sojourn.run.types import MAX_ERROR_CHARACTERS
 from sojourn.runner.answering import give_answer
 from sojourn.runner.plugins import Plugin
 from sojourn.runner.runner import Runner
-from sojourn.runner.spill import INLINE_BYTES, scope_of
+from sojourn.runner.spill import scope_of
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises

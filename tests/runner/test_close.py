@@ -261,3 +261,33 @@ def test_an_event_loop_that_ends_cancels_its_tasks_and_detached_runs_go_on_in_th
         simulate(before, seed=seed)
         assert simulate(after, seed=seed) == (["working done"] * 2, [0, 0])
         assert len(effects) == 2
+
+
+@for_seeds(10)
+async def test_closing_again_leaves_no_more_time_than_it_says():
+    store = InMemorySessionService()
+    helper, _ = timed()
+    runner = make_runner(helper, store)
+    run = await runner.start(USER, SESSION, "60")
+    await idle()
+    began = asyncio.get_running_loop().time()
+    closing = asyncio.ensure_future(runner.close(grace=100))
+    await asyncio.sleep(2)
+    again = await runner.close(grace=3)
+    assert (await closing) == again
+    assert again.suspended == 1
+    assert asyncio.get_running_loop().time() - began == pytest.approx(5, abs=0.01)
+    assert (await store.get_run(APP, run.id)).status is RunStatus.QUEUED
+
+
+@for_seeds(10)
+async def test_closing_again_waits_as_well():
+    helper, _ = timed()
+    runner = make_runner(helper)
+    run = await runner.start(USER, SESSION, "2")
+    await idle()
+    closing = asyncio.ensure_future(runner.close(grace=100))
+    await asyncio.sleep(1)
+    assert (await runner.close(grace=100)).drained == 1
+    assert (await closing).drained == 1
+    assert run.status is RunStatus.COMPLETED

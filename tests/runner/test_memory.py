@@ -1,17 +1,20 @@
 """M1 and S2: what a run has said is added to memory at its end, whatever the length of its session."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from sojourn import platform
 from sojourn.agents.function import agent
 from sojourn.content import Content
-from sojourn.errors import NotFound, Unavailable
+from sojourn.errors import InvalidInput, NotFound, Unavailable, Unsupported
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.types import Memory
 from sojourn.page import MAX_PAGE
 from sojourn.run.status import RunStatus
-from sojourn.runner import ingest
+from sojourn.runner import additions
+from sojourn.runner.plugins import Plugin
 from sojourn.store.database import DatabaseSessionService
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.builders import event, start, write
@@ -399,7 +402,7 @@ async def test_sessions_to_make_up_for_are_bounded():
     memory = CountsAdditions()
     memory.away = True
     runner = ingesting(helper, InMemorySessionService(), memory)
-    bound, ingest.MAX_MISSED = ingest.MAX_MISSED, 2
+    bound, additions.MAX_MISSED = additions.MAX_MISSED, 2
     try:
         for session_id in ("a", "b", "c"):
             await (await runner.start(USER, session_id, "hi")).result()
@@ -411,7 +414,7 @@ async def test_sessions_to_make_up_for_are_bounded():
             await idle()
             assert memory.given == [4 if session_id == "a" else 8]
     finally:
-        ingest.MAX_MISSED = bound
+        additions.MAX_MISSED = bound
 
 
 @for_seeds(10)
@@ -477,6 +480,144 @@ async def test_nothing_is_added_any_more_once_a_session_is_deleted():
     go.set()
     await idle()
     assert await remembered(memory) == []
+
+
+# -- forgetting ---------------------------------------------------------------------------------------------------------
+
+
+class Halting(InMemoryMemoryService):
+    """Halts in the middle of an addition if `halts` says so, once; fails while `fails` says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.halts = False
+        self.fails = False
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+
+    async def add_session(self, app_name, user_id, session_id, events):
+        await self._halt(app_name, user_id, session_id, events)
+        await super().add_session(app_name, user_id, session_id, events)
+
+    async def add_events(self, app_name, user_id, session_id, events):
+        await self._halt(app_name, user_id, session_id, events)
+        await super().add_events(app_name, user_id, session_id, events)
+
+    async def _halt(self, app_name, user_id, session_id, events):
+        if self.fails:
+            raise Unavailable("memory is away", code="memory.unavailable")
+        if self.halts:
+            self.halts = False
+            await super().add_events(app_name, user_id, session_id, events[:1])
+            self.reached.set()
+            await self.go.wait()
+
+
+ADDITIONS = ("a run's", "a run's that waits for its turn", "by hand", "by another Runner")
+
+
+@pytest.mark.parametrize("of", ["the user", "the session"])
+@pytest.mark.parametrize("addition", ADDITIONS)
+def test_what_is_being_added_does_not_come_back_after_forgetting(addition, of):
+    @for_seeds(10)
+    async def check():
+        memory, store = Halting(), InMemorySessionService()
+        runner = ingesting(helper, store, memory)
+        other = ingesting(helper, store, memory)
+        await (await runner.start(USER, SESSION, "old")).result()
+        await (await runner.start("bob", SESSION, "bob's")).result()
+        await (await runner.start(USER, "other", "other")).result()
+        await idle()
+        memory.halts = True
+        by_hand = None
+        if addition == "by hand":
+            by_hand = asyncio.ensure_future(other.add_session_to_memory(USER, SESSION))
+        else:
+            await (await (other if addition == "by another Runner" else runner).start(USER, SESSION, "new")).result()
+        await memory.reached.wait()
+        if addition == "a run's that waits for its turn":
+            await (await runner.start(USER, SESSION, "newer")).result()
+        forgetting = asyncio.ensure_future(runner.forget_memories(USER, session_id=None if of == "the user" else SESSION))
+        await idle()
+        memory.go.set()
+        await forgetting
+        await idle()
+        if by_hand is not None:
+            await by_hand
+        assert await remembered(memory) == []
+        assert (await remembered(memory, "other") == []) is (of == "the user")
+        assert len((await memory.list_memories(APP, "bob")).items) == 4
+        await (await runner.start(USER, SESSION, "later")).result()
+        await idle()
+        assert await remembered(memory) == ["later", "later 0", "later 1", "later 2"], "nothing is made up for"
+
+    check()
+
+
+@for_seeds(20)
+async def test_what_a_run_has_said_that_has_ended_does_not_come_back_however_late_it_would_be_added():
+    class Slow(Plugin):
+        async def after_run(self, record, error):
+            await asyncio.sleep(5)
+
+    memory = InMemoryMemoryService()
+    runner = ingesting(helper, InMemorySessionService(), memory, plugins=[Slow()])
+    run = await runner.start(USER, SESSION, "one")
+    assert await run.result() == "one 2"
+    await runner.forget_memories(USER)
+    await asyncio.sleep(10)
+    assert await remembered(memory) == []
+
+
+@for_seeds(5)
+async def test_what_could_not_be_added_is_not_made_up_for_once_it_is_forgotten():
+    memory = Halting()
+    runner = ingesting(helper, InMemorySessionService(), memory)
+    memory.fails = True
+    await (await runner.start(USER, SESSION, "one")).result()
+    await idle()
+    memory.fails = False
+    await runner.forget_memories(USER)
+    await (await runner.start(USER, SESSION, "two")).result()
+    await idle()
+    assert await remembered(memory) == ["two", "two 0", "two 1", "two 2"]
+
+
+@for_seeds(5)
+async def test_forgetting_needs_a_memory_and_ids():
+    runner = ingesting(helper, InMemorySessionService(), InMemoryMemoryService())
+    for ids in ({"user_id": ""}, {"user_id": USER, "session_id": "a\nb"}):
+        with raises(InvalidInput, "id.invalid"):
+            await runner.forget_memories(**ids)
+    with raises(Unsupported, "memory.not_configured"):
+        await make_runner(helper, memory_service=None).forget_memories(USER)
+
+
+@for_seeds(30)
+async def test_forgetting_at_any_moment_leaves_nothing_of_what_had_ended():
+    memory, store = CountsAdditions(), InMemorySessionService()
+    runners = [ingesting(helper, store, memory) for _ in range(2)]
+    ended = []
+
+    async def talk(n):
+        await asyncio.sleep(platform.random())
+        text = f"text {n}"
+        await (await runners[n % 2].start(USER, f"s{n % 3}", text)).result()
+        ended.append(text)
+
+    async def forget():
+        await asyncio.sleep(platform.random())
+        before = list(ended)
+        await asyncio.gather(*(runner.forget_memories(USER) for runner in runners))
+        return before
+
+    *_, forgotten, again = await asyncio.gather(*(talk(n) for n in range(8)), forget(), forget())
+    await idle()
+    left = [entry.text for entry in (await memory.list_memories(APP, USER)).items]
+    for text in {*forgotten, *again}:
+        assert not [entry for entry in left if entry.startswith(text)]
+
+
+# -- memory services that break their word ------------------------------------------------------------------------------
 
 
 class Broken(InMemoryMemoryService):
@@ -554,3 +695,16 @@ async def test_closing_waits_for_what_is_being_added():
     await closing
     assert len(await remembered(memory)) == 4
     await dropped(closing)
+
+
+def test_an_addition_that_was_cut_off_by_the_end_of_its_event_loop_ends_all_the_same():
+    to_memory = additions.additions_to(InMemoryMemoryService())
+    record = SimpleNamespace(key=KEY)
+
+    async def begin():
+        return to_memory.begin(record), to_memory.begin(record)
+
+    first, second = asyncio.run(begin())
+    for addition in (first, second, second):
+        addition.end()
+    assert not first._among

@@ -8,6 +8,7 @@ from sojourn.agents.base import Whole
 from sojourn.agents.function import agent
 from sojourn.agents.workflow import ParallelAgent
 from sojourn.content import Content, Part
+from sojourn.errors import AgentError
 from sojourn.event import CallDelta, Event, EventActions, Partial, Thought, Usage
 from sojourn.run.config import RunConfig, StreamingMode
 from sojourn.run.live import PIECE_OVERHEAD
@@ -17,6 +18,7 @@ from sojourn.runner.speech import MESSAGE_FACTOR
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.faults import FaultyStore, fail_after, fail_before, hold
 from sojourn.testing.loop import for_seeds
+from sojourn.testing.suite import raises
 from tests.runner.support import (
     KEY,
     SESSION,
@@ -495,7 +497,23 @@ async def test_what_a_message_takes_in_memory_counts_its_calls():
 
     run = await make_runner(endless, run_config=RunConfig(max_event_bytes=limit)).start(USER, SESSION, "go")
     assert await outcome_of(run) == "event.too_large"
-    assert len(pieces) == limit * MESSAGE_FACTOR // (1000 + PIECE_OVERHEAD) + 1
+    assert len(pieces) == limit * MESSAGE_FACTOR // (1000 + len("c1look_up") + PIECE_OVERHEAD) + 1
+
+
+@pytest.mark.parametrize("piece", [CallDelta("c" * 1000, "f", ""), CallDelta("c", "f" * 1000, "")], ids=["id", "name"])
+@for_seeds(3)
+async def test_what_a_message_takes_in_memory_counts_the_names_of_its_calls(piece):
+    limit, pieces = 1024, []
+
+    @agent
+    async def endless(ctx):
+        while True:
+            pieces.append(True)
+            ctx.write(CallDelta("".join(piece.id), "".join(piece.name), "y"))
+
+    run = await make_runner(endless, run_config=RunConfig(max_event_bytes=limit)).start(USER, SESSION, "go")
+    assert await outcome_of(run) == "event.too_large"
+    assert len(pieces) == limit * MESSAGE_FACTOR // (1002 + PIECE_OVERHEAD) + 1
 
 
 # -- stopped in the middle ----------------------------------------------------------------------------------------------
@@ -695,6 +713,40 @@ def test_what_is_no_event_or_no_text_is_a_bad_yield_and_breaks_no_reader(bad):
         assert await outcome_of(run) == "agent.bad_yield"
         event = await only(store)
         assert (event.text, event.interrupted, event.error_code) == ("on the screen", True, "agent.bad_yield")
+
+    case()
+
+
+NOT_TO_BE_WRITTEN = {
+    **{name: bad for name, bad in NOT_TO_BE_YIELDED.items() if isinstance(bad, CallDelta)},
+    "arguments as bytes": CallDelta("c1", "look_up", b"{}"),
+    "a number": 7,
+    "nothing": None,
+    "content": Content("model").with_text("text"),
+    "an event": Event(),
+}
+
+
+@pytest.mark.parametrize("bad", NOT_TO_BE_WRITTEN.values(), ids=NOT_TO_BE_WRITTEN)
+def test_what_is_no_text_cannot_be_written_and_breaks_no_reader(bad):
+    @for_seeds(3)
+    async def case():
+        @agent
+        async def helper(ctx):
+            ctx.write("on the screen")
+            with raises(AgentError, "agent.bad_yield"):
+                ctx.write(bad)
+            ctx.write(Thought("hm"))
+            ctx.write(CallDelta("c1", "look_up", "{}"))
+            ctx.write(", still")
+
+        store = InMemorySessionService()
+        run = await make_runner(helper, store).start(USER, SESSION, "go")
+        reading = await read_frames(run)
+        assert_whole(reading)
+        event = await only(store)
+        assert (event.text, event.interrupted) == ("on the screen, still", False)
+        assert "".join(p.delta for p in reading.partials if not p.thought) == "on the screen, still"
 
     case()
 

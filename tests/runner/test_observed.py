@@ -122,6 +122,8 @@ asyncio.run(main())
 spans = exporter.get_finished_spans()
 by_id = {s.context.span_id: s for s in spans}
 for s in spans:
+    if s.name.startswith("store "):
+        continue
     parent = by_id[s.parent.span_id].name if s.parent else None
     a = s.attributes
     print(s.name, parent, a.get("sojourn.run.id"), a.get("user.id"), a.get("gen_ai.conversation.id"), a.get("sojourn.run.status"), a.get("error.type"))

@@ -451,6 +451,29 @@ async def test_a_child_run_shares_its_parents_slot():
     assert sorted(set(results)) == [f"child of s{n}" for n in range(3)]
 
 
+@for_seeds(1)
+async def test_however_many_that_a_run_waits_for_are_cancelled_the_others_share_its_slot():
+    started = []
+
+    @agent
+    async def helper(ctx):
+        if ctx.user_content.text != "go":
+            await asyncio.sleep(1)
+            return ctx.user_content.text
+        started.extend([await runner.start(USER, f"s{n}", str(n)) for n in range(500)])
+        ends = await asyncio.gather(*(run.result() for run in started), return_exceptions=True)
+        return [end for end in ends if isinstance(end, str)]
+
+    runner = make_runner(helper, max_concurrency=1, max_queue=None)
+    run = await runner.start(USER, SESSION, "go")
+    await asyncio.sleep(0.5)
+    for child in started[1:-1]:
+        await runner.cancel(child.id)
+    assert await run.result() == ["0", "499"]
+    await idle()
+    assert_at_rest(runner)
+
+
 @for_seeds(10)
 async def test_an_attached_run_in_the_session_of_a_run_that_waits_for_it_is_refused():
     codes = []

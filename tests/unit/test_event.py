@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from sojourn.content import Content, Part
-from sojourn.event import ASK_CALL, Event, EventActions, Partial, Usage
+from sojourn.event import ASK_CALL, Event, EventActions, Partial, Transcription, Usage
 
 ADK_EVENT = {
     "content": {"parts": [{"functionCall": {"id": "adk-1", "args": {"q": "x"}, "name": "ask"}}], "role": "model"},
@@ -106,7 +106,8 @@ class TestWire:
             id="e", run_id="r", author="a", timestamp=1.5, content=Content("model").with_text("hi"), output={"x": [1]},
             actions=EventActions(state_delta={"a": 1}, state_deleted=("b",), state_increments={"c": 1}, summary_until=3),
             partial=True, interrupted=True, error_code="x.y", error_message="m", long_running_tool_ids=("c",), branch="a.b",
-            usage_metadata=Usage(total_token_count=5), custom_metadata={"k": None}, turn_complete=False, seq=4, pos=3,
+            usage_metadata=Usage(total_token_count=5), custom_metadata={"k": None}, turn_complete=False,
+            input_transcription=Transcription(text="hi"), output_transcription=Transcription(finished=True), seq=4, pos=3,
             ordinal=2, attempt=2, supersedes=1, superseded=True,
         )  # fmt: skip
         assert set(event.model_fields_set) == set(Event.model_fields)
@@ -376,3 +377,40 @@ class TestPartial:
 
 def test_the_call_that_asks_a_person_has_google_adk_s_name():
     assert ASK_CALL == "adk_request_input"
+
+
+class TestSpeech:
+    def test_a_transcript_is_what_an_event_says(self):
+        heard = Event(author="user", input_transcription=Transcription(text="hello", finished=True))
+        spoken = Event(author="a", output_transcription=Transcription(text="hi", finished=True))
+        assert (heard.text, heard.delta, heard.said) == ("hello", "hello", Content.of("hello", "user"))
+        assert (spoken.text, spoken.said) == ("hi", Content.of("hi", "model"))
+        assert Event().said is None
+
+    def test_content_comes_before_a_transcript(self):
+        event = Event(content=Content("model").with_text("a"), output_transcription=Transcription(text="b"))
+        assert (event.text, event.said) == ("a", event.content)
+
+    def test_adks_wire(self):
+        event = Event(output_transcription=Transcription(text="hi", finished=True), turn_complete=True)
+        assert event.to_wire() == {"outputTranscription": {"text": "hi", "finished": True}, "turnComplete": True}
+
+    def test_transcripts_tell_events_apart(self):
+        event = Event(output_transcription=Transcription(text="hi"))
+        assert event.same_as(event.evolve(id="f"))
+        assert not event.same_as(event.evolve(output_transcription=None))
+        assert not event.same_as(event.evolve(input_transcription=Transcription(text="hi")))
+
+    def test_what_opens_a_live_run_says_nothing(self):
+        opening = Event(author="user", ordinal=0)
+        assert (opening.is_opening(), opening.is_message()) == (True, True)
+        said = Event(author="user", ordinal=0, content=Content.of("hi"))
+        assert (said.is_opening(), said.is_message()) == (False, True)
+
+    def test_what_users_say_in_a_live_run_is_a_message_and_an_answer_is_none(self):
+        said = Event(author="user", ordinal=3, content=Content.of("hi"))
+        answer = Event(author="user", ordinal=3, content=Content("user", (Part.from_function_response("f", {}, id="1"),)))
+        assert said.is_message()
+        assert not answer.is_message()
+        assert not said.evolve(author="agent").is_message()
+        assert not said.evolve(ordinal=None).is_message()

@@ -22,6 +22,7 @@ def test_the_documented_defaults():
         "inject_memory": None,
         "cancel_grace": 5.0,
         "max_event_bytes": 1_048_576,
+        "save_live_blob": False,
         "custom_metadata": None,
     }
 
@@ -41,6 +42,7 @@ def test_the_documented_defaults():
         {"streaming_mode": StreamingMode.BIDI},
         {"when_busy": "replace"},
         {"on_crash": "fail"},
+        {"save_live_blob": True},
         {"custom_metadata": {"a": [None]}},
     ],
     ids=str,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sojourn.content import Content
-from sojourn.errors import InvalidInput
+from sojourn.errors import AgentError, InvalidInput, SojournError, TimedOut
 from sojourn.event import USER, CallDelta, Event
 from sojourn.ids import check_id
 
 if TYPE_CHECKING:
     from sojourn.agents.context import Context
+
+
+PIECES_PER_TURN = 64
+"""Pieces of a message after which other tasks get a turn: an agent or a buffered stream gives hundreds without waiting."""
+
+CLOSE_GRACE = 5.0
+"""Seconds that closing one agent may take before it is cancelled and the next one is closed."""
 
 
 class Whole:
@@ -41,6 +49,9 @@ Yielded = str | Content | Event | Whole | CallDelta
 AgentCallback = Callable[["Context"], "Content | str | None | Awaitable[Content | str | None]"]
 """Called before or after an agent, sync or async. What it returns is said by the agent: before, in place of running it;
 after, in addition."""
+
+
+Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 
 class Agent:
@@ -81,8 +92,8 @@ class Agent:
                 f"an agent cannot be named {name!r}: 'user', '.', '/' and '#' are reserved", code="agent.invalid_name"
             )
         self.description = description
-        self.before_agent = _callbacks(before_agent)
-        self.after_agent = _callbacks(after_agent)
+        self.before_agent = listed(before_agent)
+        self.after_agent = listed(after_agent)
         self.disallow_transfer_to_parent = disallow_transfer_to_parent
         self.disallow_transfer_to_peers = disallow_transfer_to_peers
         self.parent_agent: Agent | None = None
@@ -114,7 +125,7 @@ class Agent:
     async def close(self) -> None:
         """Lets go of what the agent holds open: processes, connections. It can be run again afterwards.
 
-        Called when a Runner that was given the agent is closed. Twice is fine.
+        Called when a Runner that was given the agent is closed. Twice is fine. It is cancelled after `CLOSE_GRACE` seconds.
         """
 
     @property
@@ -140,12 +151,32 @@ class Agent:
 
 
 async def close_agents(root: Agent) -> None:
-    """Closes an agent and all below it; what one raises is logged."""
+    """Closes an agent and all below it, one after the other; see `close_agent`."""
     for agent in root.walk():
-        try:
+        await close_agent(agent)
+
+
+async def close_agent(agent: Agent) -> None:
+    """Closes one agent, and takes `CLOSE_GRACE` seconds for it at most.
+
+    That it cannot be closed is logged, with the code of the error, `agent.close_timeout` or `agent.close_failed`.
+
+    Raises:
+        CancelledError: The caller was cancelled.
+    """
+    try:
+        async with asyncio.timeout(CLOSE_GRACE) as bound:
             await agent.close()
-        except Exception:
-            logger.exception("agent %s could not be closed", agent.name)
+    except Exception as error:
+        told: SojournError
+        if isinstance(error, SojournError):
+            told = error
+        elif isinstance(error, TimeoutError) and bound.expired():
+            told = TimedOut(f"it took longer than {CLOSE_GRACE:g} seconds and was cancelled", code="agent.close_timeout")
+        else:
+            told = AgentError(f"it raised {type(error).__name__}", code="agent.close_failed")
+        fields = {"agent": agent.name, "code": told.code}
+        logger.error("agent %s could not be closed: %s", agent.name, told, exc_info=error, extra=fields)
 
 
 def check_tree(root: Agent) -> None:
@@ -159,7 +190,8 @@ def check_tree(root: Agent) -> None:
         seen.add(agent.name)
 
 
-def _callbacks(value: AgentCallback | Sequence[AgentCallback] | None) -> tuple[AgentCallback, ...]:
-    if value is None:
+def listed(given: Callback | Sequence[Callback] | None) -> tuple[Callback, ...]:
+    """Callbacks as agents take them: none, one, or several."""
+    if given is None:
         return ()
-    return (value,) if callable(value) else tuple(value)
+    return (given,) if callable(given) else tuple(given)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
+from sojourn.agents.effects import Effects
 from sojourn.agents.question import Question
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, Unsupported
@@ -15,6 +16,7 @@ from sojourn.session.state import State, StateDelta
 
 if TYPE_CHECKING:
     from sojourn.agents.base import Agent
+    from sojourn.agents.live import LiveInput
     from sojourn.artifact.service import ArtifactService
     from sojourn.artifact.types import ArtifactScope, ArtifactVersion
     from sojourn.memory.service import MemoryService
@@ -28,6 +30,9 @@ T = TypeVar("T")
 MODEL_STEP = "model:"
 """What the key of a step begins with that is a call of a model, counted by `Context.turn`."""
 
+TOOL_STEP = "tool:"
+"""What the key of a step begins with that is a call of a tool."""
+
 
 class Attempt(Protocol):
     """What a context needs of the attempt it belongs to; the runner implements it."""
@@ -39,6 +44,10 @@ class Attempt(Protocol):
     user_content: Content
     memories: list[Memory]
     ended: bool
+
+    def live_input(self) -> LiveInput:
+        """What the user sends; `Unsupported`, `live.not_live`, for a run that is not live."""
+        ...
 
     def write(self, ctx: Context, piece: str | CallDelta) -> None:
         """Adds a piece to the message that an agent is writing."""
@@ -169,6 +178,15 @@ class Context:
         return self._attempt.user_content
 
     @property
+    def live(self) -> LiveInput:
+        """What the user of a live run sends while the agent speaks: `async for request in ctx.live`.
+
+        Raises:
+            Unsupported: `live.not_live` in a run that `Runner.run_live` has not started.
+        """
+        return self._attempt.live_input()
+
+    @property
     def run_config(self) -> RunConfig:
         """How the run is to be run."""
         return self._attempt.config
@@ -250,6 +268,10 @@ class Context:
         self._transfer = name
         self._transfer_told = False
 
+    def check_transfer(self, name: str) -> None:
+        """Refuses what `transfer_to` would refuse, with the same errors, and hands nothing over."""
+        self._attempt.check_transfer(self, name)
+
     def end_invocation(self) -> None:
         """Ends the run: nothing yielded after this is taken, the agent is closed, the run completes."""
         self._attempt.ended = True
@@ -272,7 +294,8 @@ class Context:
         """Counts one model call.
 
         Raises:
-            LimitExceeded: `run.max_turns` beyond `run_config.max_turns`.
+            LimitExceeded: `run.max_turns` beyond `run_config.max_turns`, `run.max_tokens` beyond `run_config.max_tokens`;
+                `user.max_tokens` if the user has spent what `RunnerConfig.max_tokens_per_user` allows.
         """
         self._attempt.count_turn(self)
 
@@ -287,6 +310,7 @@ class Context:
 
         Raises:
             LimitExceeded: `event.too_large` for a message without end.
+            AgentError: `agent.bad_yield` for what is no such piece; nothing is added.
         """
         self._attempt.write(self, piece)
 
@@ -362,6 +386,28 @@ class Context:
         [answer] = await self.ask_all([Question(key, prompt, shape, expires)])
         return adapter.validate_python(answer) if adapter is not None else answer
 
+    async def ask_credential(self, key: str, auth_config: dict[str, Any], expires: float | None = None) -> Any:
+        """Asks a person to log in somewhere, or for a key, and returns what they gave; see `ask`.
+
+        The question is google-adk's `adk_request_credential`: its web UI opens
+        `auth_config["exchangedAuthCredential"]["oauth2"]["authUri"]` in a window, and answers with the same object, in which
+        `authResponseUri` and `redirectUri` are filled in. To get a token for it is the caller's part, in a `step`.
+
+        What is asked and answered is stored. Servers show neither secrets in the question nor the answer to anybody, and no
+        model is shown either; still, leave out of `auth_config` what clients do not need, such as a client secret.
+
+        Args:
+            key: Names the question within the agent's run.
+            auth_config: google-adk's `AuthConfig` as JSON, in camelCase.
+            expires: As for `ask`.
+
+        Returns:
+            The completed `AuthConfig`, or text, if a person typed a key.
+        """
+        answer = {"type": ["object", "string"]}
+        [given] = await self.ask_all([Question(key, auth_config, answer, expires, kind="credential")])
+        return given
+
     async def ask_all(self, questions: Sequence[Question]) -> list[Any]:
         """Asks several questions at once and returns the answers, in the same order; see `ask`.
 
@@ -384,6 +430,21 @@ class Context:
             To be awaited: the last thing it answered: text, structured output, or None.
         """
         return self._attempt.run_child(self, agent, branch)
+
+    # -- for agents that put others' work together ------------------------------------------------------------------
+
+    def join(self, effects: Effects) -> None:
+        """Makes what was done in a `SideContext` part of what the agent's next event does.
+
+        Except for handing over and ending the run: of several such wishes only one can count, and the caller says which.
+        """
+        if effects.state:
+            self.state.write(effects.state)
+        if effects.artifacts:
+            self._artifact_delta = {**(self._artifact_delta or {}), **effects.artifacts}
+        if effects.actions is not None:
+            given = effects.actions
+            self.set_actions(**{name: getattr(given, name) for name in given.model_fields_set})
 
     # -- for the runner ---------------------------------------------------------------------------------------------
 

@@ -8,8 +8,15 @@ from typing import Any
 
 from sojourn import jsonvalue
 from sojourn.content import FunctionCall, Part
-from sojourn.event import ASK_CALL, CONFIRM_CALL
+from sojourn.event import ASK_CALL, CONFIRM_CALL, CREDENTIAL_CALL
 from sojourn.run.types import InterruptKind
+
+_CALLS: dict[InterruptKind, str] = {"confirm": CONFIRM_CALL, "credential": CREDENTIAL_CALL}
+
+
+def call_of(kind: InterruptKind) -> str:
+    """The name of the function call by which questions of a kind stand in the log."""
+    return _CALLS.get(kind, ASK_CALL)
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,10 +54,12 @@ class Question:
         if self.kind == "confirm":
             # google-adk's clients show what they find here.
             args = {"toolConfirmation": {"hint": self.prompt, "confirmed": False}}
+        elif self.kind == "credential":
+            args = {"functionCallId": self.call.id if self.call is not None else self.key, "authConfig": self.prompt}
         else:
             args = {"key": self.key, "message": self.prompt}
             if self.schema is not None:
                 args["response_schema"] = self.schema
         if self.call is not None:
             args["originalFunctionCall"] = self.call.to_wire()
-        return Part.from_function_call(CONFIRM_CALL if self.kind == "confirm" else ASK_CALL, args, id=interrupt_id)
+        return Part.from_function_call(call_of(self.kind), args, id=interrupt_id)

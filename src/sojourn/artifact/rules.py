@@ -108,8 +108,17 @@ def check_target(scope: ArtifactScope, name: str, version: int | None = None) ->
         check_version(version)
 
 
+def storable_mime_type(given: str) -> str:
+    """A MIME type that an artifact may have: what somebody calls their bytes must not decide whether they are kept."""
+    return given if _is_mime_type(given) else DEFAULT_MIME_TYPE
+
+
+def _is_mime_type(value: str) -> bool:
+    return len(value) <= _MAX_MIME_TYPE and _MIME_TYPE.fullmatch(value) is not None
+
+
 def _mime_type(value: object) -> str:
-    if isinstance(value, str) and len(value) <= _MAX_MIME_TYPE and _MIME_TYPE.fullmatch(value):
+    if isinstance(value, str) and _is_mime_type(value):
         return value
     raise InvalidInput(f"{value!r} is not a MIME type; use one like 'image/png'", code="artifact.invalid_mime_type")
 

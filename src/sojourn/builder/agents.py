@@ -95,7 +95,7 @@ class Agents:
             if getattr(agent, name) is not None:
                 options[name] = getattr(agent, name)
         made = LlmAgent(
-            instruction=agent.instruction,
+            instruction=self._instruction(path, agent),
             tools=[self._tools.named((*path, "tools", index), entry) for index, entry in enumerate(agent.tools)],
             output_schema=schema,
             output_key=agent.output_key,
@@ -104,6 +104,11 @@ class Agents:
         )
         self._models.check(path, agent, made)
         return made
+
+    def _instruction(self, path: KeyPath, agent: LlmAgentConfig) -> Any:
+        if isinstance(agent.instruction, str):
+            return agent.instruction
+        return self._making.function((*path, "instruction", "function"), agent.instruction.function)
 
     def _function(self, path: KeyPath, agent: FunctionAgentConfig, options: dict[str, Any]) -> Agent:
         at = (*path, "function")

@@ -17,11 +17,12 @@ def check_references(config: AppConfig) -> None:
 
     Raises:
         ConfigError: `config.unknown_reference`, `config.duplicate_name`, `config.cycle`, `config.shared_agent`,
-            `config.missing_key`, for all of them at once.
+            `config.missing_key`, `config.invalid`, for all of them at once.
     """
     problems = [
         *_names(config),
         *_shared_namespace(config),
+        *_per_user(config),
         *(problem for path, agent in walk(config) for problem in _of_agent(config, path, agent)),
     ]
     problems = problems or _tree(config)
@@ -64,7 +65,9 @@ def _names(config: AppConfig) -> Iterator[Problem]:
     seen: dict[str, KeyPath] = {}
     for path, agent in walk(config):
         name = name_of(path, agent)
-        if not name:
+        if not name and len(path) == 2:
+            yield config.source.problem(path, "an agent's name must not be empty", code="config.invalid")
+        elif not name:
             message = "it is missing; an agent inside of another needs one"
             yield config.source.problem((*path, "name"), message, code="config.missing_key")
         elif len(path) == 2 and agent.name not in (None, name):
@@ -84,6 +87,13 @@ def _shared_namespace(config: AppConfig) -> Iterator[Problem]:
         if name in config.tools:
             message = f"there is a tool {name!r}, too; rename one of them"
             yield config.source.problem(("mcp_servers", name), message, code="config.duplicate_name")
+
+
+def _per_user(config: AppConfig) -> Iterator[Problem]:
+    for name in ("per_user_idle", "per_user_max"):
+        if name in config.model_fields_set and not config.per_user:
+            message = "says something of agents for each user, and there are none; add per_user: true"
+            yield config.source.problem((name,), message, code="config.invalid")
 
 
 # -- references ---------------------------------------------------------------------------------------------------------

@@ -22,15 +22,18 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from sojourn.agents.per_user import IDLE_SECONDS, MAX_KEPT
 from sojourn.builder.source import Source
 from sojourn.run.config import RunConfig
 
 DOTTED_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
+URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://\S+$"
 
 FORMS = {
     DOTTED_PATTERN: "must be a dotted name: package.module:name",
     NAME_PATTERN: "is no name: letters, digits, _ and -, at most 64, and no digit first",
+    URL_PATTERN: "must be an address that begins with http:// or https://",
 }
 """What to say of a text that does not have the form it should."""
 
@@ -38,6 +41,8 @@ Dotted = Annotated[str, Field(pattern=DOTTED_PATTERN)]
 """Something of a Python module: `package.module:name`. Modules are looked for in the config's directory first."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+Url = Annotated[str, Field(pattern=URL_PATTERN)]
 
 
 class KeysSeen(dict[int, list[str]]):
@@ -87,9 +92,8 @@ class ModelConfig(Section):
     """A language model."""
 
     model: str = Field(min_length=1, description="provider:name, or with base_url the name by which the server knows it.")
-    base_url: str | None = Field(
+    base_url: Url | None = Field(
         None,
-        min_length=1,
         description="Address of a server that speaks OpenAI's protocol: Ollama, vLLM, llama.cpp and others.",
     )
     api_key: SecretStr | None = Field(
@@ -127,10 +131,16 @@ class ToolConfig(Section):
         return {name: getattr(self, name) for name in self.model_fields_set if name != "function"}
 
 
+class InstructionConfig(Section):
+    """A function that says what an agent is to do."""
+
+    function: Dotted = Field(description="A function of the context, whose text is taken as it is: package.module:name.")
+
+
 class McpServerConfig(Section):
     """A server of tools that speaks the Model Context Protocol: at a URL, or a command that is started."""
 
-    url: str | None = Field(None, min_length=1, description="Address of a running server.")
+    url: Url | None = Field(None, description="Address of a running server.")
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="HTTP headers sent to it.")
     command: str | None = Field(None, min_length=1, description="A program that is started, and spoken to by its streams.")
     args: list[str] = Field(default_factory=list, description="Its arguments.")
@@ -171,6 +181,12 @@ def _name_or_tool(value: Any) -> str | None:
     return "kind=tool" if isinstance(value, ToolConfig | Mapping) else None
 
 
+def _text_or_function(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "kind=text"
+    return "kind=function" if isinstance(value, InstructionConfig | Mapping) else None
+
+
 ModelEntry = Annotated[ModelConfig, BeforeValidator(_model_of, json_schema_input_type=str | ModelConfig)]
 ToolEntry = Annotated[ToolConfig, BeforeValidator(_tool_of, json_schema_input_type=Dotted | ToolConfig)]
 ToolOrName = Annotated[
@@ -179,6 +195,14 @@ ToolOrName = Annotated[
         _name_or_tool,
         custom_error_type="no_tool",
         custom_error_message="must be a name, or a mapping with a function",
+    ),
+]
+InstructionEntry = Annotated[
+    Annotated[str, Tag("kind=text")] | Annotated[InstructionConfig, Tag("kind=function")],
+    Discriminator(
+        _text_or_function,
+        custom_error_type="no_instruction",
+        custom_error_message="must be a text, or a mapping with a function",
     ),
 ]
 Callbacks = Annotated[list[Dotted], BeforeValidator(_list_of, json_schema_input_type=Dotted | list[Dotted])]
@@ -205,7 +229,9 @@ class LlmAgentConfig(AgentConfig):
 
     kind: Literal["llm"] = Field("llm", description="What kind of agent it is.")
     model: str = Field(min_length=1, description="A name of models, or provider:name.")
-    instruction: str = Field("", description="What it is to do. {key} stands for a value of the state.")
+    instruction: InstructionEntry = Field(
+        "", description="What it is to do: a text in which {key} stands for a value of the state, or a function."
+    )
     tools: list[ToolOrName] = Field(
         default_factory=list,
         description="Names of tools and mcp_servers, of built-in tools (load_memory, …), or package.module:function.",
@@ -300,12 +326,18 @@ class ServicesConfig(Section):
 
 
 class LimitsConfig(Section):
-    """How much may run at once."""
+    """How much may run at once, and be spent."""
 
     max_concurrency: int | None = Field(None, description="Runs executing at once; 0 for no bound.")
     max_concurrency_per_user: int | None = Field(None, ge=1, description="Of these, of one user.")
     max_queue: int | None = Field(None, ge=0, description="Runs that may wait; beyond, they are refused.")
     queue_timeout: float | None = Field(None, gt=0, description="Seconds a run may wait before it fails.")
+    max_tokens_per_user: int | None = Field(
+        None, ge=1, description="Tokens, in and out, that one user may spend within token_window; none by default."
+    )
+    token_window: float | None = Field(
+        None, gt=0, description="Seconds; a day by default. Counted by the hour, each until all of it has passed."
+    )
 
 
 class RunSettings(Section, RunConfig):
@@ -325,15 +357,26 @@ class AppConfig(Section):
     app_name: str = Field(min_length=1, description="Sessions, state, artifacts and memory belong to it.")
     root: str | None = Field(None, description="The agent that is asked first; the one that is no other's if omitted.")
     per_user: bool = Field(False, description="Whether each user gets agents of their own.")
+    per_user_idle: float | None = Field(
+        IDLE_SECONDS, gt=0, description="Seconds for which a user's agents are kept that nobody uses; null for no bound."
+    )
+    per_user_max: int | None = Field(
+        MAX_KEPT, ge=1, description="How many users' agents are kept, unless more are in use; null for no bound."
+    )
     models: dict[Name, ModelEntry] = Field(default_factory=dict, description="Models by name.")
     tools: dict[Name, ToolEntry] = Field(default_factory=dict, description="Tools by the name that models call them by.")
     mcp_servers: dict[Name, McpServerConfig] = Field(default_factory=dict, description="MCP servers by name.")
     agents: dict[str, AgentEntry] = Field(min_length=1, description="Agents by name.")
     services: ServicesConfig = Field(default_factory=ServicesConfig, description="Where things are kept.")
-    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much may run at once.")
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much may run at once, and be spent.")
     run_config: RunSettings = Field(default_factory=RunSettings, description="How runs run.")
     plugins: list[Dotted] = Field(default_factory=list, description="Plugins, or their classes: package.module:name.")
     transfer_policy: Dotted | None = Field(None, description="Asked before each hand-over: package.module:name.")
+
+    propagate: list[Dotted] = Field(
+        default_factory=list,
+        description="Context variables whose values at the call are handed into runs: package.module:name.",
+    )
 
     _source: Source = PrivateAttr(default_factory=lambda: Source("", Path.cwd()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -97,10 +98,16 @@ class WorkflowBuilder:
             fields["transfer_policy"] = making.tried(
                 ("transfer_policy",), lambda: making.function(("transfer_policy",), policy)
             )
+        fields["propagate"] = [
+            making.tried(("propagate", i), partial(_variable, making, i, dotted)) for i, dotted in enumerate(app.propagate)
+        ]
         # Made also if each user gets agents of their own: what is wrong with them is told here, not to the first user.
         # It need not be closed then: an agent opens nothing before it is run.
         root = self._root(making)
-        return RunnerConfig(agent=PerUserAgents(partial(self.build, app)) if app.per_user else root, **fields)
+        if not app.per_user:
+            return RunnerConfig(agent=root, **fields)
+        agents = PerUserAgents(partial(self.build, app), idle=app.per_user_idle, max_kept=app.per_user_max)
+        return RunnerConfig(agent=agents, **fields)
 
     async def close(self) -> None:
         """Closes the services that were made. It may be used again."""
@@ -178,4 +185,12 @@ def _plugin(making: Making, index: int, dotted: str) -> Plugin:
         return value()
     if not isinstance(value, Plugin):
         raise making.wrong_kind(path, dotted, value, "a Plugin, or a class of them")
+    return value
+
+
+def _variable(making: Making, index: int, dotted: str) -> ContextVar[Any]:
+    path = ("propagate", index)
+    value = making.loaded(path, dotted)
+    if not isinstance(value, ContextVar):
+        raise making.wrong_kind(path, dotted, value, "a ContextVar")
     return value

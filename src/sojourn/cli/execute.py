@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sojourn.cli.failures import STOPPED, ExitCode, exit_code_of, full_traceback, leave_at_once, message_of
 from sojourn.cli.interrupts import CtrlC
@@ -19,16 +20,42 @@ TIDY_SECONDS = 1.0
 """How long tasks that are left over at the end have to end."""
 
 
-def execute(work: Work, *, verbose: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a command line asks for.
+
+    Attributes:
+        work: What to do.
+        verbose: Whether to print tracebacks and the log.
+        loop_factory: Makes the event loop, if there is none yet.
+    """
+
+    work: Work
+    verbose: bool
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+
+    def carry_out(self) -> int:
+        """Does it in an event loop of its own; returns the exit code of the process."""
+        return execute(self.work, verbose=self.verbose, loop_factory=self.loop_factory)
+
+    async def carry_out_here(self) -> int:
+        """Does it in the running event loop, which goes on; returns the exit code of the process."""
+        screen = Screen()
+        with _log(screen, self.verbose):
+            return await _guarded(self.work, screen, self.verbose)
+
+
+def execute(work: Work, *, verbose: bool, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> int:
     """Runs the work of a command and returns the exit code of the process.
 
     Args:
         work: What to do.
         verbose: Whether to print tracebacks and the log.
+        loop_factory: Makes the event loop; asyncio's own if omitted.
     """
     screen = Screen()
     try:
-        with _log(screen, verbose), asyncio.Runner() as loop:
+        with _log(screen, verbose), asyncio.Runner(loop_factory=loop_factory) as loop:
             code = loop.run(_guarded(work, screen, verbose))
             tidy = loop.run(_tidy())
             if not tidy or (code in STOPPED and _threads_left()):

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from sojourn.cli import runs, sessions
+from sojourn.cli import keys, runs, serve, sessions
 from sojourn.cli.chat import chat
-from sojourn.cli.execute import execute
+from sojourn.cli.execute import Job, execute
 from sojourn.cli.failures import ExitCode
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.options import (
@@ -29,8 +29,17 @@ from sojourn.cli.options import (
 from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.run import RunOptions, content_of, run_once
 from sojourn.cli.screen import Screen, drop_output, open_missing_streams, use_utf8
+from sojourn.cli.usage import usage
+
+
+def _carry_out(job: Job | None, **_: object) -> None:
+    """Does what a command has given back, if it has not done its work itself."""
+    if job is not None:
+        raise typer.Exit(job.carry_out())
+
 
 app = typer.Typer(
+    result_callback=_carry_out,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,6 +49,9 @@ app = typer.Typer(
 )
 app.add_typer(sessions.commands, name="sessions")
 app.add_typer(runs.commands, name="runs")
+app.add_typer(keys.commands, name="keys")
+app.command()(usage)
+app.command()(serve.serve)
 
 
 def _print_version(wanted: bool) -> None:
@@ -83,7 +95,7 @@ def run(
     app: TargetAppOption = None,
     db: RunDbOption = None,
     verbose: VerboseOption = False,
-) -> None:
+) -> Job:
     """Run an agent: on a message, whose answer is streamed; or in a chat."""
     if message is None and (json or file):
         raise typer.BadParameter("it needs a message", param_hint="--json" if json else "--file")
@@ -106,7 +118,7 @@ def run(
             return await chat(screen, ctrl_c, options, reload=reload)
         return await run_once(screen, ctrl_c, options, content_of(message, file or ()))
 
-    raise typer.Exit(execute(work, verbose=verbose))
+    return Job(work, verbose)
 
 
 @app.command()

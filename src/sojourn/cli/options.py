@@ -120,6 +120,22 @@ def open_store(db: str, role: Role) -> Store:
     return DatabaseSessionService(db if "://" in db else f"sqlite:///{os.path.abspath(db)}", role=role)
 
 
+def keys_path(db: str, *, create: bool = False) -> Path:
+    """The file of API keys: `keys.json` beside the database file.
+
+    Args:
+        db: A path or a URL.
+        create: Whether the directory of the default database is to be made.
+
+    Raises:
+        Unavailable: The directory cannot be made.
+    """
+    path = _file_of(db)
+    if create and path == _file_of(DEFAULT_DB):
+        _make_home()
+    return (path.parent if path is not None else HOME) / "keys.json"
+
+
 def is_default(db: str) -> bool:
     """Whether that is the database that is used if none is named."""
     return _file_of(db) == _file_of(DEFAULT_DB)

@@ -41,7 +41,7 @@ class RunOptions:
         other_model: A model for the target's agents in place of their own.
     """
 
-    target: str
+    target: str | Target
     db: str
     app_name: str | None
     user_id: str
@@ -54,7 +54,8 @@ class RunOptions:
     @property
     def answer_command(self) -> AnswerCommand:
         """How to answer a question of the run in another shell."""
-        return AnswerCommand(self.db, self.target, self.other_model)
+        spec = self.target if isinstance(self.target, str) else self.target.spec
+        return AnswerCommand(self.db, spec, self.other_model)
 
 
 async def run_once(screen: Screen, ctrl_c: CtrlC, options: RunOptions, message: Content) -> int:

@@ -28,10 +28,10 @@ from sojourn.cli.options import (
 from sojourn.cli.readers import LineReader
 from sojourn.cli.screen import Screen
 from sojourn.cli.transcript import clock_text, print_transcript
-from sojourn.cli.wire import interrupt_to_wire, run_to_wire, session_to_wire, step_to_wire
 from sojourn.run.store import Store
 from sojourn.run.types import RunQuery
 from sojourn.session.types import Session
+from sojourn.wire import interrupt_to_wire, run_to_wire, session_to_wire, step_to_wire
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, export and delete sessions.")
 

@@ -52,7 +52,7 @@ class Target:
     """An agent that was found.
 
     Attributes:
-        spec: As the user wrote it.
+        spec: As the user wrote it; empty for what a program runs itself.
         config: What a Runner of it is made of; the services that the user's code leaves open are open here too.
         root: The directory that its code is imported from.
         other_model: The model that its agents have in place of their own.
@@ -83,6 +83,10 @@ class Target:
         Raises:
             InvalidInput: As `load_target`.
         """
+        if not self.spec:
+            raise TargetError(
+                "what a program runs itself cannot be imported again; start the program again", code="target.invalid"
+            )
         if self.builder is not None:
             return _of_config(self.spec, self.other_model, self.builder)
         return load_target(self.spec, self.other_model)
@@ -106,7 +110,7 @@ class Target:
         return config if app_name is None else replace(config, app_name=app_name)
 
 
-def load_target(spec: str, other_model: OtherModel | None = None) -> Target:
+def load_target(spec: str | Target, other_model: OtherModel | None = None) -> Target:
     """Imports what a target names.
 
     The working directory is put on `sys.path`; for a file also the directory of its outermost package, or its own.
@@ -114,6 +118,7 @@ def load_target(spec: str, other_model: OtherModel | None = None) -> Target:
     Args:
         spec: `file.py:name`, `package.module:name`, or an `app.yaml`. Without a name, the module's only agent, or the one that
             is called `root_agent`, `agent` or `app`. An agent that belongs to another one of the module does not count then.
+            A target that needs no import is given back.
         other_model: A model for its agents in place of their own.
 
     Raises:
@@ -122,6 +127,10 @@ def load_target(spec: str, other_model: OtherModel | None = None) -> Target:
         ConfigError: Whatever is wrong with an `app.yaml`.
         InvalidInput: `target.no_model`, `model.no_key` and others for `other_model`.
     """
+    if isinstance(spec, Target):
+        if other_model is not None:
+            other_model.give_to(spec.config.agent, spec.root.name)
+        return replace(spec, other_model=other_model)
     if is_config(spec):
         _put_first(Path.cwd())
         return _of_config(spec, other_model)

@@ -6,10 +6,10 @@ import json
 from typing import Protocol
 
 from sojourn.cli.screen import Screen, one_line
-from sojourn.cli.wire import frame_to_wire
 from sojourn.content import Part
 from sojourn.event import ASK_CALL, Event, Partial
 from sojourn.run.types import FrameOrPartial
+from sojourn.wire import frame_to_wire
 
 DETAIL_WIDTH = 100
 
@@ -91,7 +91,7 @@ class TextView:
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def _piece(self, piece: Partial) -> None:
-        if piece.thought:
+        if piece.thought or not piece.delta:
             return
         if self._open is None:
             self._open = piece.id
@@ -162,7 +162,7 @@ class TextView:
 
 def details(event: Event) -> list[str]:
     """What an event does besides saying something, in lines for people."""
-    lines = [line for part in (event.content.parts if event.content else ()) if (line := part_line(part))]
+    lines = [line for part in (event.said.parts if event.said else ()) if (line := part_line(part))]
     lines += [f"saved {name} (version {version})" for name, version in event.actions.artifact_delta.items()]
     if event.actions.transfer_to_agent:
         lines.append(f"handed over to {event.actions.transfer_to_agent}")

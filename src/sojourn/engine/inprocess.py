@@ -13,11 +13,13 @@ from sojourn.session.types import SessionKey
 class _Lane:
     """The deliveries of one session: at most one has its turn, the others are in order."""
 
-    __slots__ = ("active", "queue", "ticket")
+    __slots__ = ("active", "queue", "sharing", "ticket")
 
     def __init__(self) -> None:
         self.active: Delivery | None = None
         self.queue: list[Delivery] = []
+        # How many of the queue need no slot.
+        self.sharing = 0
         # The lane, not a delivery, waits for a slot: whoever is first when the slot comes, gets it.
         self.ticket: Ticket | None = None
 
@@ -50,6 +52,7 @@ class InProcessEngine:
         if lane is None:
             lane = self._lanes[delivery.session] = _Lane()
         insort(lane.queue, delivery, key=_order)
+        lane.sharing += not delivery.needs_slot
         self._advance(delivery.session, lane)
 
     def withdraw(self, delivery: Delivery) -> bool:
@@ -58,9 +61,19 @@ class InProcessEngine:
         lane = self._lanes.get(delivery.session)
         if lane is not None and delivery in lane.queue:
             lane.queue.remove(delivery)
+            lane.sharing -= not delivery.needs_slot
             self._advance(delivery.session, lane)
         self.free_slot(delivery)
         return True
+
+    def share_slot(self, delivery: Delivery) -> None:
+        if delivery.started or not delivery.needs_slot:
+            return
+        delivery.needs_slot = False
+        lane = self._lanes.get(delivery.session)
+        if lane is not None and delivery in lane.queue:
+            lane.sharing += 1
+            self._advance(delivery.session, lane)
 
     def end_hold(self, delivery: Delivery) -> None:
         delivery.held = False
@@ -97,7 +110,8 @@ class InProcessEngine:
         head = lane.queue[0]
         if head.held:
             return
-        if not head.needs_slot:
+        if lane.sharing:
+            # Whoever waits for the one that shares a slot holds it, and so waits for all those before it.
             self._start(lane)
         elif lane.ticket is None or not lane.ticket.waiting:
             if head.limiter.try_acquire(head.user_id):
@@ -112,7 +126,7 @@ class InProcessEngine:
             if self._stopped or lane.active is not None or not lane.queue:
                 return False
             head = lane.queue[0]
-            if head.held or not head.needs_slot:
+            if head.held or lane.sharing:
                 return False
             head.holds_slot = True
             self._start(lane)
@@ -127,6 +141,7 @@ class InProcessEngine:
 
     def _start(self, lane: _Lane) -> None:
         delivery = lane.queue.pop(0)
+        lane.sharing -= not delivery.needs_slot
         lane.active = delivery
         delivery.started = True
         delivery.start()

@@ -96,6 +96,11 @@ class Limiter:
 
     def release(self, user_id: str) -> None:
         """Gives a slot back; the next in turn gets it before this returns."""
+        self._put_back(user_id)
+        if self._ring:
+            self._hand_out()
+
+    def _put_back(self, user_id: str) -> None:
         self.active -= 1
         left = self._per_user[user_id] - 1
         if left:
@@ -105,8 +110,6 @@ class Limiter:
         if user_id in self._held_back:
             self._held_back.discard(user_id)
             self._ring.append(user_id)
-        if self._ring:
-            self._hand_out()
 
     def enter_queue(self, *, beyond: int | None = 0) -> None:
         """Counts one that waits, before anything of it is recorded.
@@ -170,7 +173,7 @@ class Limiter:
                 del self._tickets[user_id]
             self._take(user_id)
             if not ticket.grant():
-                self.release(user_id)
+                self._put_back(user_id)
 
     async def acquire(self, user_id: str, *, counted: bool = False) -> None:
         """Waits for a slot.

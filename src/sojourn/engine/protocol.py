@@ -20,7 +20,8 @@ class Delivery:
         no: Number of the run in its session.
         start: Called once when it is the run's turn and a slot is taken.
         limiter: Hands out the slot.
-        needs_slot: False if it shares another's slot (a child run, a session's reserved slot).
+        needs_slot: False if it shares another's slot (a child run, a session's reserved slot); then those before it in its
+            session need none either.
         ahead: It goes before all that wait (an answered run).
         held: It has its place in its session, but must not start yet; see `Engine.end_hold`.
         ended: Called once when the run's code has ended, or will never run.
@@ -68,6 +69,13 @@ class Engine(Protocol):
 
     def end_hold(self, delivery: Delivery) -> None:
         """Lets a delivery start that was submitted as `held`, when its turn comes. Twice is fine."""
+        ...
+
+    def share_slot(self, delivery: Delivery) -> None:
+        """Lets a submitted delivery start without a slot: it shares that of somebody who waits for it. Twice is fine.
+
+        Those before it in its session need none either then, as whoever holds the slot waits for them as well.
+        """
         ...
 
     def free_turn(self, delivery: Delivery) -> None:

@@ -33,10 +33,11 @@ def changes_of(session_id: str, events: Sequence[Event]) -> dict[str, Memory | N
 
 def _entry_of(session_id: str, event_id: str, event: Event) -> Memory | None:
     """The entry that an event becomes, if it becomes one."""
-    if event.partial or event.superseded or event.content is None:
+    said = event.said
+    if event.partial or event.superseded or said is None:
         return None
-    parts = tuple(Part(text=part.text) for part in event.content.parts if part.text and not part.thought)
-    content = Content(event.content.role, parts)
+    parts = tuple(Part(text=part.text) for part in said.parts if part.text and not part.thought)
+    content = Content(said.role, parts)
     if not content.text.strip():
         return None
     return Memory(

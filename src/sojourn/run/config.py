@@ -13,8 +13,8 @@ from sojourn.jsonvalue import JsonValue
 class StreamingMode(StrEnum):
     """What a reader of a run is sent.
 
-    `NONE`: whole events. `SSE`: pieces of each message as they are written, then the whole event. `BIDI`: as `SSE`, for
-    runs in which the user goes on sending.
+    `NONE`: whole events. `SSE`: pieces of each message as they are written, then the whole event. `BIDI`: as `SSE`, of a live
+    run, in which the user goes on sending.
     """
 
     NONE = "none"
@@ -42,6 +42,7 @@ class RunConfig(BaseModel):
         max_event_bytes: Size of one event's JSON above which its largest parts are moved to artifacts. What cannot be moved
             may not be larger either: the result of a step (`step.too_large`), the state that is stored at the end of a run
             without an event (`state.too_large`), `custom_metadata` (`run.metadata_too_large`).
+        save_live_blob: Whether a live run stores the audio that goes in and out, as artifacts to which events refer.
         custom_metadata: Kept on the run's record.
     """
 
@@ -58,6 +59,7 @@ class RunConfig(BaseModel):
     inject_memory: int | None = Field(default=None, ge=0)
     cancel_grace: float = Field(default=5.0, ge=0)
     max_event_bytes: int = Field(default=1_048_576, ge=1024)
+    save_live_blob: bool = False
     custom_metadata: dict[str, JsonValue] | None = None
 
     @field_validator("include_history")

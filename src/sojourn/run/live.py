@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sojourn.content import Content, Part
 from sojourn.errors import SojournError
-from sojourn.event import CallDelta, Event
+from sojourn.event import CallDelta, Event, LivePartial
 from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, RunRecord
 
@@ -21,6 +21,10 @@ KEPT_FRAMES = 256
 
 PIECE_OVERHEAD = 64
 """Bytes that a piece takes besides its characters."""
+
+
+PASSING_BYTES = 4 * 2**20
+"""How much of what is passed on and never stored waits for its readers; of audio, a minute and a half."""
 
 
 class CallName(NamedTuple):
@@ -40,7 +44,7 @@ class OpenMessage:
         id: The id of the event that will seal it.
         pieces: What was written so far, as (text, kind): the kind is whether it is a thought, or the function call whose
             arguments the text is a piece of.
-        size: What it takes: the characters of all pieces, and `PIECE_OVERHEAD` for each.
+        size: What it takes: the characters of all pieces and of the calls that they are of, and `PIECE_OVERHEAD` for each.
         replaced: Whether the text of the event that seals it does not begin with the pieces: who has not been given them is
             given the event alone.
     """
@@ -64,7 +68,7 @@ class OpenMessage:
     def add_call(self, piece: CallDelta) -> None:
         """Appends a piece of a function call's arguments."""
         self.pieces.append((piece.args, CallName(piece.id, piece.name)))
-        self.size += len(piece.args) + PIECE_OVERHEAD
+        self.size += len(piece.id) + len(piece.name) + len(piece.args) + PIECE_OVERHEAD
 
     def content(self) -> Content | None:
         """The message as content: neighbouring pieces of one kind make one part.
@@ -100,6 +104,8 @@ class LiveRun:
         frames: The newest frames, each with the message that its event seals, if its pieces were sent.
         first_pos: The `pos` of the first of `frames`.
         open: The messages being written, by id.
+        passing: The newest audio and transcripts in the making, each with the `pos` of the frame before it.
+        passed: How many of these there were in all.
         final: The newest final response that this attempt stored.
         ended: Whether nothing more will come from here: the run is terminal or waits for a person.
         cause: The exception behind a failure, for callers in this process.
@@ -107,7 +113,10 @@ class LiveRun:
             session was deleted, the process shuts down.
     """
 
-    __slots__ = ("_early", "_waiters", "cause", "ended", "failure", "final", "first_pos", "frames", "open", "record")
+    __slots__ = (
+        "_early", "_passing_bytes", "_waiters", "cause", "ended", "failure", "final", "first_pos", "frames", "open", "passed",
+        "passing", "record",
+    )  # fmt: skip
 
     def __init__(self, record: RunRecord) -> None:
         self.record = record
@@ -116,6 +125,9 @@ class LiveRun:
         first = record.attempt == 0 or (record.attempt == 1 and record.status is RunStatus.RUNNING)
         self.first_pos = 1 if first else record.last_pos + 1
         self.open: dict[str, OpenMessage] = {}
+        self.passing: deque[tuple[int, LivePartial]] | None = None
+        self.passed = 0
+        self._passing_bytes = 0
         self.final: Event | None = None
         self.ended = False
         self.cause: BaseException | None = None
@@ -149,6 +161,23 @@ class LiveRun:
             self.first_pos = frame.pos
         self.publish(frame)
 
+    def pass_on(self, partial: LivePartial) -> None:
+        """Gives the readers something that is never stored; what none of them has taken for long is dropped."""
+        if self.passing is None:
+            self.passing = deque()
+        self.passing.append((self.first_pos + len(self.frames) - 1, partial))
+        self.passed += 1
+        self._passing_bytes += _size_of(partial)
+        while self._passing_bytes > PASSING_BYTES:
+            self._passing_bytes -= _size_of(self.passing.popleft()[1])
+        self.touch()
+
+    def drop_passing(self) -> None:
+        """Takes back what was passed on and no reader has taken yet."""
+        if self.passing is not None:
+            self.passing.clear()
+            self._passing_bytes = 0
+
     def touch(self) -> None:
         """Wakes the readers."""
         waiters, self._waiters = self._waiters, []
@@ -172,3 +201,11 @@ class LiveRun:
         """Returns when nothing more will come."""
         while not self.ended:
             await self.waiter()
+
+
+def _size_of(partial: LivePartial) -> int:
+    size = PIECE_OVERHEAD
+    for part in partial.content.parts:
+        if part.inline_data is not None:
+            size += len(part.inline_data.data)
+    return size

@@ -9,6 +9,7 @@ from sojourn.event import Event
 from sojourn.page import Page
 from sojourn.run.status import Move
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
+from sojourn.run.usage import UserUsage
 from sojourn.session.service import SessionService
 from sojourn.session.state import StateDelta
 from sojourn.session.types import Session, SessionKey
@@ -102,6 +103,7 @@ class Batch:
         live: Per branch (None for none), the next ordinal of the attempt; with a terminal move or WAIT, events that earlier
             attempts stored since the last hand-over from there on (0 for a branch that is not named; never the message)
             are superseded, and what they changed is put back as in the identity rule. None leaves them alone.
+        usage_since: Also give what the user has spent, as `RunStore.user_usage` does from this time on; None for not.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -113,6 +115,7 @@ class Batch:
     died: bool = False
     agent: str | None = None
     live: dict[str | None, int] | None = None
+    usage_since: float | None = None
 
 
 class Appended(NamedTuple):
@@ -123,10 +126,12 @@ class Appended(NamedTuple):
             an earlier attempt and is equal, which must not be forwarded again. One that this very attempt has
             stored before (the caller repeats an append whose reply was lost) comes with its numbers.
         record: The run after the append.
+        user_usage: What `Batch.usage_since` asks for, with this append in it; else None.
     """
 
     events: list[Event | None]
     record: RunRecord
+    user_usage: UserUsage | None = None
 
 
 class Answered(NamedTuple):
@@ -179,6 +184,10 @@ class RunStore(Protocol):
       Nothing is copied or put back: state and steps stay. It starts at the agent at which the first of those runs that began
       had started, and that is the session's active agent again; if none had begun, the active agent stays. The cost grows
       with the runs and events that cease to count, not with the session.
+    - **The ledger**: the token counts in `usage_metadata` of every event that `append` stores are added, in its transaction,
+      to the sums of the run's user for the hour (UTC) in which it is stored. An event that is stored already adds nothing,
+      nor does an append that is refused. Nothing is ever taken out again: neither when events cease to count nor when their
+      session is deleted. A count below zero adds nothing; the sum of an hour stays at `run.usage.MAX_COUNT` once it is there.
     - **The outcome is known**: if the caller is cancelled while the store commits, the call waits until the outcome is
       known before it raises. A failed commit is `Unavailable` and has changed nothing.
     - **Moves** follow `sojourn.run.status`; an illegal one is `Conflict`, `run.illegal_move`.
@@ -237,7 +246,8 @@ class RunStore(Protocol):
 
         `temp:` keys are dropped. With move WAIT, the run becomes QUEUED instead of WAITING if one of its interrupts has
         been answered since the attempt began. Token counts in `usage_metadata` of events that are stored are added to the
-        record. An interrupt whose key is known with another digest drops the older one if that is open.
+        record, and to the user's ledger. An interrupt whose key is known with another digest drops the older one if that is
+        open.
 
         Raises:
             Fenced: `run.fenced`.
@@ -341,6 +351,23 @@ class RunStore(Protocol):
 
         Raises:
             InvalidInput: `page.invalid` for a limit outside of 1 to 1,000.
+        """
+        ...
+
+    async def user_usage(self, app_name: str, user_id: str, since: float | None = None) -> UserUsage:
+        """Reads the ledger: what a user has spent in an app, in all runs there ever were.
+
+        Args:
+            app_name: The app.
+            user_id: The user; one that is not known has spent nothing.
+            since: Leaves out the hours that were over by then (seconds since the epoch), so that the hour of this time is in
+                it as a whole; None for all.
+
+        Returns:
+            The sums, and the hours that they are made of, oldest first.
+
+        Raises:
+            InvalidInput: `id.invalid`.
         """
         ...
 

@@ -148,7 +148,7 @@ class Step:
     finished_at: float = 0.0
 
 
-InterruptKind = Literal["input", "confirm", "result"]
+InterruptKind = Literal["input", "confirm", "result", "credential"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -162,7 +162,7 @@ class Interrupt:
         prompt: What to show; any JSON value.
         schema: JSON schema of the answer; None for any JSON value.
         kind: What is asked for: `input` (any value), `confirm` (leave to call a function), `result` (what a function call
-            gives that somebody else carries out).
+            gives that somebody else carries out), `credential` (a login or a key; the answer is a secret).
         call_id: The id of the function call that waits for the answer, if one does.
         status: `open`, `answered`, `expired`, or `dropped` (asked differently since, or the run has ended).
         expires_at: Seconds since the epoch; None for never.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sojourn import jsonvalue, platform
+from sojourn.agents.question import call_of
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, NotFound
-from sojourn.event import ASK_CALL, CONFIRM_CALL, USER, Event
+from sojourn.event import USER, Event
 from sojourn.run.config import RunConfig
 from sojourn.run.store import Answered, Store
 from sojourn.run.types import Interrupt, RunRecord
@@ -42,13 +43,12 @@ async def give_answer(
         max_bytes = RunConfig.model_validate(record.config).max_event_bytes
     check_answer_size(interrupt_id, value, max_bytes)
     check_answer(interrupt, value)
-    call = CONFIRM_CALL if interrupt.kind == "confirm" else ASK_CALL
     event = Event(
         id=platform.new_id(),
         run_id=record.id,
         author=USER,
         timestamp=platform.now(),
-        content=Content("user", (Part.from_function_response(call, {"result": value}, id=interrupt_id),)),
+        content=Content("user", (Part.from_function_response(call_of(interrupt.kind), {"result": value}, id=interrupt_id),)),
     )
     return await store.answer(record.uid, interrupt_id, value, event)
 

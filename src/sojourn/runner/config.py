@@ -51,6 +51,10 @@ class RunnerConfig:
             anything is recorded.
         queue_timeout: Seconds a run may wait for its turn and a slot before it fails with `limit.queue_timeout`; None for
             no bound.
+        max_tokens_per_user: Tokens, in and out, that one user may spend within `token_window`, in all sessions, as events tell
+            of them (`usage_metadata`). Beyond, a run is refused before anything is recorded, and one under way makes no
+            further model call: `user.max_tokens`. None for no bound.
+        token_window: Seconds. Tokens are counted by the hour, and those of an hour until all of it has left the window.
         propagate: Context variables whose values at the call are handed into the run; it sees no others.
         transfer_policy: Governs hand-overs between agents.
         memory_ingest: `on_run_end`: what a run has said is added to the user's memory when it has completed, at a cost that
@@ -68,6 +72,8 @@ class RunnerConfig:
     max_concurrency_per_user: int | None = None
     max_queue: int | None = 10_000
     queue_timeout: float | None = None
+    max_tokens_per_user: int | None = None
+    token_window: float = 86_400.0
     propagate: Sequence[ContextVar[Any]] = ()
     transfer_policy: TransferPolicy | None = None
     memory_ingest: Literal["on_run_end", "manual"] = "manual"

@@ -10,6 +10,7 @@ from typing import Any
 
 from sojourn import platform
 from sojourn.agents.current import Lineage
+from sojourn.agents.live import LiveRequestQueue
 from sojourn.agents.source import NOT_BUILT, AgentLease
 from sojourn.engine.limiter import Limiter, Limits, queue_timeout
 from sojourn.engine.protocol import Delivery
@@ -22,6 +23,7 @@ from sojourn.runner import observe
 from sojourn.runner.execution import Execution, Stop
 from sojourn.runner.hub import Hub, Job, hub_of
 from sojourn.runner.log import Outcome
+from sojourn.runner.places import Places
 from sojourn.runner.plugins import observe as observe_hooks
 from sojourn.runner.services import Services
 from sojourn.session.types import SessionKey
@@ -52,6 +54,7 @@ class Dispatcher:
         self.store = services.store
         self.limits = limits
         self.limiter = Limiter(limits)
+        self._places = self._new_places()
         self.hub: Hub = hub_of(services.store)
         self.hub.dispatchers.add(self)
         self.closed = False
@@ -84,16 +87,22 @@ class Dispatcher:
             Conflict: `runner.other_loop`.
         """
         if self.closed:
-            raise Unavailable("this Runner is closed; make a new one", code="runner.closed", retryable=False)
+            raise runner_closed()
         generation = self.hub.bind()
         if generation != self._generation:
             # The slots of an event loop that has ended are never given back.
             self._generation = generation
             self.limiter = Limiter(self.limits)
+            self._places = self._new_places()
         return self.hub
 
     async def submit(
-        self, new: NewRun, lineage: Lineage, slot_freed: Callable[[], None] | None = None
+        self,
+        new: NewRun,
+        lineage: Lineage,
+        slot_freed: Callable[[], None] | None = None,
+        temp_state: dict[str, Any] | None = None,
+        requests: LiveRequestQueue | None = None,
     ) -> tuple[RunRecord, LiveRun | None]:
         """Records a run and brings it to execution: at once if its turn and a slot are free.
 
@@ -101,6 +110,8 @@ class Dispatcher:
             new: The run.
             lineage: The runs that wait for it.
             slot_freed: For a run that uses a slot of its caller's: called when its code has ended, or will never run.
+            temp_state: `temp:` keys that its first attempt finds set.
+            requests: What the user sends meanwhile, for a live run.
 
         Returns:
             The record, and the live run if this process executes it.
@@ -123,7 +134,12 @@ class Dispatcher:
                 live = LiveRun(record)
                 job = Job(self, live, delivery, observe.run_context(self._propagate), lineage, lease)
                 delivery.no = record.no
+                job.temp_state = temp_state or {}
+                job.requests = requests
                 hub.add(job)
+                if lease is not None:
+                    # The agent is made ready anyway, and what was taken on before of its session comes first.
+                    self._places.let_in_now(new.key.user_id)
                 if submitted.begun is not None:
                     self._begin(job, submitted.begun)
                 else:
@@ -151,6 +167,7 @@ class Dispatcher:
                     limiter.leave_queue()
         if record.status is RunStatus.QUEUED and record.uid not in hub.jobs:
             self.deliver(record, ahead=False, needs_slot=limiter not in lineage.limiters)
+            hub.jobs[record.uid].requests = requests
         return record, hub.live.get(record.uid)
 
     def _admit(self, delivery: Delivery) -> tuple[AgentLease | None, bool]:
@@ -206,7 +223,8 @@ class Dispatcher:
         repeated = False
         while True:
             try:
-                return await self.store.submit(new, begin=begin), repeated
+                submit = self.store.submit(new, begin=begin)
+                return await observe.stored(self.services.observers, "submit", submit), repeated
             except Unavailable:
                 pause = next(pauses, None)
                 if pause is None:
@@ -301,9 +319,9 @@ class Dispatcher:
                 release()
             slot_freed()
 
-        delivery.needs_slot, delivery.ended = False, ended
-        if not delivery.held:
-            self.hub.engine.end_hold(delivery)
+        delivery.ended = ended
+        self._places.let_in_now(delivery.user_id)
+        self.hub.engine.share_slot(delivery)
 
     def _job(
         self,
@@ -319,9 +337,16 @@ class Dispatcher:
     ) -> Job:
         """A job for a run that is queued in the store; it counts as waiting, whatever the bound of the queue."""
         delivery = Delivery(record.key, record.user_id, record.no, _never, self.limiter, needs_slot, ahead, ended=slot_freed)
-        # What is only closed needs no agent: building it may be what ended the process.
-        lease = self._lease_agent(delivery) if close_with is None else None
-        job = Job(self, live, delivery, context, lineage, lease)
+        job = Job(self, live, delivery, context, lineage)
+        if close_with is not None:
+            # Its agent is not needed: building it may be what ended the process.
+            pass
+        elif not needs_slot or self._agent_is_ready(record.user_id):
+            job.lease = self._lease_agent(delivery)
+        elif self.closed:
+            raise runner_closed()
+        else:
+            delivery.held = True
         job.close_with = close_with
         job.in_queue = True
         self.limiter.queued += 1
@@ -329,10 +354,34 @@ class Dispatcher:
         return job
 
     def _queue(self, job: Job) -> None:
+        job.queued_at = platform.now()
         job.delivery.start = lambda: self._start(job)
         self.hub.engine.submit(job.delivery)
-        if job.delivery.held and job.lease is not None:
+        if job.delivery.held and job.lease is None:
+            self._places.enter(job)
+        elif job.delivery.held:
+            self._await_agent(job)
+
+    def _new_places(self) -> Places:
+        return Places(self.limits.max_concurrency, self._is_held, self._let_in)
+
+    def _is_held(self, job: Job) -> bool:
+        return not self.closed and self.hub.jobs.get(job.live.record.uid) is job and job.delivery.held
+
+    def _let_in(self, job: Job) -> None:
+        """Has the agent made ready of a run that was taken on before."""
+        try:
+            job.lease = self._lease_agent(job.delivery)
+        except SojournError as error:
+            self._agent_settled(job, error)
+            return
+        self._await_agent(job)
+
+    def _await_agent(self, job: Job) -> None:
+        if job.lease is not None and job.lease.agent is None:
             job.lease.when_settled(lambda error: self._agent_settled(job, error))
+        else:
+            self._agent_settled(job, None)
 
     def _lease_agent(self, delivery: Delivery) -> AgentLease | None:
         """Has the agent of a run's user made ready, and kept until the delivery has ended; None if all have the same.
@@ -415,7 +464,9 @@ class Dispatcher:
             # What came before this attempt is in the store: readers find it there.
             job.live.first_pos = begun.record.last_pos + 1
         root = self.services.agent if job.lease is None else job.lease.agent
-        execution = job.execution = Execution(self.services, begun, job.live, self._lineage_of(job), root)
+        execution = job.execution = Execution(
+            self.services, begun, job.live, self._lineage_of(job), root, job.temp_state, job.requests
+        )
         execution.tearing_down = self.hub.tearing_down
         if execution.config.timeout is not None:
             execution.on_timeout = lambda: self.stop(job, "timeout", Stop.TIMEOUT)
@@ -432,9 +483,9 @@ class Dispatcher:
             execution = await self._next_attempt(job)
             if execution is None:
                 return
-        started = platform.monotonic()
+        began = job.began = platform.monotonic()
         record = execution.record
-        observe.run_started(record)
+        observe.run_started(self.services.observers, record, job.queued_at)
         outcome: Outcome | None = None
         try:
             with observe.span(record, execution.root_name) as span:
@@ -443,7 +494,8 @@ class Dispatcher:
                     await execution.finish(outcome)
                 else:
                     outcome = await execution.main()
-                observe.end_span(span, job.live.record)
+                seconds = platform.monotonic() - began
+                observe.end_span(span, job.live.record, execution.root_name, seconds)
         except Unavailable as error:
             logger.error("run %s cannot be closed: %s", record.id, error, extra={"run_id": record.id})
             self.hub.spawn(self._close_later(job, error))
@@ -454,7 +506,7 @@ class Dispatcher:
             self._fail_inside(job, error)
             return
         if outcome is not None:
-            observe.run_finished(job.live.record, platform.monotonic() - started)
+            observe.run_finished(job.live.record, seconds)
             self._ended(job, outcome)
             await self._after_run(job)
 
@@ -506,7 +558,7 @@ class Dispatcher:
         pauses = iter(BEGIN_RETRIES)
         while True:
             try:
-                return await self.store.begin(run_uid)
+                return await observe.stored(self.services.observers, "begin", self.store.begin(run_uid))
             except Unavailable:
                 away = True
                 pause = next(pauses, None)
@@ -584,6 +636,8 @@ class Dispatcher:
         if record.status is RunStatus.QUEUED and outcome is not None and outcome.move is Move.WAIT and not self.closed:
             # Answered while it was still busy with something else: it goes on at once.
             self._queue(self._job(record, live, job.context, job.lineage, ahead=True))
+            # Whoever waits for it may hold the slot that it needs now.
+            live.touch()
             return
         if record.status is RunStatus.QUEUED:
             live.failure = suspended_error(record)
@@ -623,15 +677,24 @@ class Dispatcher:
         self.hub.engine.free_slot(job.delivery)
 
     async def _after_run(self, job: Job) -> None:
-        record = job.live.record
-        if self.services.plugins.after_run:
-            await observe_hooks(self.services.plugins.after_run, record, job.live.cause)
-        services = self.services
-        if services.ingests and services.ingest is not None and record.status is RunStatus.COMPLETED:
-            self.hub.spawn(services.ingest.add_run(record))
+        record, services = job.live.record, self.services
+        adds = services.ingest is not None and services.ingests and record.status is RunStatus.COMPLETED
+        # Before anybody can act on the end of the run: who forgets the user then must find this.
+        addition = services.ingest.begin(record) if services.ingest is not None and adds else None
+        self.tell_ended(job)
+        if services.plugins.after_run:
+            await observe_hooks(services.plugins.after_run, record, job.live.cause)
+        if services.ingest is not None and addition is not None:
+            self.hub.spawn(services.ingest.add_run(addition))
         elif services.ingest is not None and record.retry_of is not None and record.status.terminal:
             # It may have ended before it came to that.
             self.hub.spawn(services.ingest.drop_superseded(record))
+
+    def tell_ended(self, job: Job) -> None:
+        """Tells the observers that an attempt has ended, or a run before its first one."""
+        if self.services.observers:
+            seconds = 0.0 if job.began is None else platform.monotonic() - job.began
+            observe.tell(self.services.observers, "run_ended", job.live.record, seconds)
 
     async def watch_waiting(self, record: RunRecord) -> None:
         """Sees to it that a waiting run goes on if it was answered meanwhile, and fails when a question of it expires."""
@@ -699,6 +762,11 @@ class Dispatcher:
 
     def _spawn_cancel(self, record: RunRecord, reason: str) -> None:
         self.hub.spawn(self.cancel(record, reason))
+
+
+def runner_closed() -> Unavailable:
+    """What those are told who come too late."""
+    return Unavailable("this Runner is closed; make a new one", code="runner.closed", retryable=False)
 
 
 def suspended_error(record: RunRecord) -> Unavailable:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from enum import StrEnum
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from sojourn import jsonvalue
-from sojourn.agents.base import Agent, AgentCallback, Whole
+from sojourn.agents.base import PIECES_PER_TURN, Agent, AgentCallback, Whole
 from sojourn.agents.context import Context, not_configured
 from sojourn.agents.control import RunPaused
 from sojourn.agents.current import CurrentRun, Lineage, set_current_run
+from sojourn.agents.live import LiveInput, LiveRequestQueue
 from sojourn.agents.question import Question
 from sojourn.agents.threads import track_calls
 from sojourn.content import Content, Part
@@ -26,6 +27,7 @@ from sojourn.errors import (
     SojournError,
     TimedOut,
     Unavailable,
+    Unsupported,
 )
 from sojourn.event import CallDelta, Event, Thought
 from sojourn.run.config import RunConfig
@@ -35,8 +37,11 @@ from sojourn.run.store import Begun, Store
 from sojourn.run.types import Interrupt, RunError, RunRecord, Step, terminal_frame
 from sojourn.runner import history, transfers
 from sojourn.runner.bounds import check_left_state
+from sojourn.runner.intake import Intake
 from sojourn.runner.journal import Journal
+from sojourn.runner.lending import HeldSlot, set_held_slot
 from sojourn.runner.log import AttemptLog, Outcome, Said
+from sojourn.runner.observe import agent_span
 from sojourn.runner.plugins import change, observe
 from sojourn.runner.saves import Saves
 from sojourn.runner.speech import Speech, shown
@@ -49,10 +54,6 @@ if TYPE_CHECKING:
     from sojourn.runner.services import Services
 
 logger = logging.getLogger("sojourn.run")
-
-PIECES_PER_TURN = 64
-"""Pieces that an agent may write without awaiting before other tasks get a turn."""
-
 
 CLOSE_TRIES = 3
 """How often a generator is told to end that goes on all the same."""
@@ -80,9 +81,20 @@ class Execution:
         live: Where its frames are shown.
         lineage: The runs that wait for what its agents start, itself included.
         root: The root agent; None for a run that is only to be closed.
+        temp_state: `temp:` keys that it finds set.
+        queue: What the user sends meanwhile, if the run is live.
     """
 
-    def __init__(self, services: Services, begun: Begun, live: LiveRun, lineage: Lineage, root: Agent | None) -> None:
+    def __init__(
+        self,
+        services: Services,
+        begun: Begun,
+        live: LiveRun,
+        lineage: Lineage,
+        root: Agent | None,
+        temp_state: Mapping[str, Any],
+        queue: LiveRequestQueue | None = None,
+    ) -> None:
         record = begun.record
         self.services = services
         self.store: Store = services.store
@@ -105,6 +117,7 @@ class Execution:
         self.root_name = root.name if root is not None else "agent"
         self._root = root
         self._lineage = lineage
+        self._slot = HeldSlot(lineage.limiters)
         self._entered = False
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
@@ -113,7 +126,8 @@ class Execution:
         self._log = AttemptLog(services, live, record, begun.session, self.config, record.agent or self.root_name)
         self._speech = Speech(live, record, self.config.max_event_bytes)
         self._journal = Journal(begun, services.plugins, self.config.max_event_bytes)
-        self._state = State(dict(begun.session.state))
+        self._state = State({**begun.session.state, **temp_state})
+        self._intake = Intake(queue, services, self.config, live, self._log, self._speech) if queue is not None else None
 
     # -- from the outside -------------------------------------------------------------------------------------------
 
@@ -156,6 +170,7 @@ class Execution:
         """
         self._entered = True
         set_current_run(CurrentRun(self.run_id, self.record.key, self.attempt, self._lineage))
+        set_held_slot(self._slot)
         self.thread_calls = track_calls()
         try:
             outcome = await self._work()
@@ -187,6 +202,8 @@ class Execution:
             raise asyncio.CancelledError
         if config.timeout is not None:
             self._timer = asyncio.get_running_loop().call_later(config.timeout, self.on_timeout)
+        if self._log.tokens is not None:
+            await self._log.tokens.refresh()
         if self.attempt > 1:
             await self._resume()
         if self.record.retry_of is not None and services.ingest is not None:
@@ -195,11 +212,15 @@ class Execution:
         if services.inject_memory(config):
             self.memories = await services.find_memories(self.session, self.user_content, config)
         ctx = self._root_context()
+        if self._intake is not None:
+            self._intake.start(ctx)
         for hook in services.plugins.before_run:
             if await self._take(ctx, await change(hook, ctx)):
                 break
         else:
             await self._drive(ctx)
+        if self._intake is not None:
+            await self._intake.finish()
         if self._paused:
             return Outcome(Move.WAIT)
         if self._state.pending:
@@ -219,7 +240,7 @@ class Execution:
         name = self.record.agent
         agent = root if name is None else root.find_agent(name) or root
         scope = f"{agent.name}#{self._handovers}" if self._handovers else ""
-        self._turns = self._journal.turns_outside(scope)
+        self._turns = self._journal.turns_over(scope)
         return Context(self, agent, self._state, None, scope, None)
 
     def _outcome_of(self, error: BaseException) -> Outcome:
@@ -241,7 +262,11 @@ class Execution:
         """Runs an agent and those it hands over to, to the end of the last."""
         start, hops = ctx.scope, 0
         while True:
-            await self._run_agent(ctx)
+            if hops or ctx._boundary is not None:
+                with agent_span(self.record, ctx.agent_name):
+                    await self._run_agent(ctx)
+            else:
+                await self._run_agent(ctx)
             name = ctx._transfer
             if name is None or self.ended:
                 return ctx
@@ -301,8 +326,9 @@ class Execution:
         live = self.live
         taken = 0
         task = asyncio.current_task()
+        taken_from = produced if self._intake is None else self._intake.hear(ctx, produced)
         try:
-            async for item in produced:
+            async for item in taken_from:
                 if self.stop_reason is not None or self.ended or ctx._paused:
                     break
                 if type(item) is str:
@@ -363,8 +389,7 @@ class Execution:
         elif isinstance(item, CallDelta) and _is_text(item.id, item.name, item.args):
             speech.add(ctx, item)
         elif isinstance(item, Event) and item.partial:
-            for part in item.content.parts if item.content else ():
-                speech.add(ctx, part.text or "", thought=part.thought)
+            speech.add_partial(ctx, item)
         elif isinstance(item, Content | Event):
             if isinstance(item, Event) and item.run_id == self.run_id and item.seq is not None:
                 return  # An event of this run that is stored already: an agent passes on what another one said.
@@ -468,6 +493,9 @@ class Execution:
         """
         self.finished = self._log.closed = True
         self._cancel_timer()
+        if self._intake is not None:
+            await self._intake.stop()
+        self._slot.withdraw()
         log = self._log
         if outcome.move in (Move.WAIT, Move.REQUEUE):
             # The agent runs again from its input and says again what it had not finished.
@@ -534,12 +562,28 @@ class Execution:
 
     # -- what a context asks for ------------------------------------------------------------------------------------
 
+    def live_input(self) -> LiveInput:
+        """See `Context.live`."""
+        if self._intake is None:
+            raise Unsupported(
+                f"run {self.run_id!r} is not live, so that nothing can be sent to it; start it with Runner.run_live",
+                code="live.not_live",
+            )
+        return self._intake.input
+
     def write(self, ctx: Context, piece: str | CallDelta) -> None:
         """See `Context.write`."""
-        if isinstance(piece, CallDelta):
+        if self._intake is not None and not self._intake.takes(ctx, piece):
+            return
+        if isinstance(piece, str):
+            self._speech.add(ctx, str(piece), thought=isinstance(piece, Thought))
+        elif isinstance(piece, CallDelta) and _is_text(piece.id, piece.name, piece.args):
             self._speech.add(ctx, piece)
         else:
-            self._speech.add(ctx, str(piece), thought=isinstance(piece, Thought))
+            raise AgentError(
+                f"agent {ctx.agent_name!r} wrote {shown(piece)}; write str, or a CallDelta whose id, name and args are str",
+                code="agent.bad_yield",
+            )
 
     def count_turn(self, ctx: Context) -> None:
         """See `Context.turn`."""
@@ -551,15 +595,24 @@ class Execution:
                 code="run.max_turns",
                 retryable=False,
             )
-        spent = self._log.usage.get("total_token_count", 0)
+        bounded = self.config.max_tokens is not None or self._log.tokens is not None
         # A turn that the journal repeats spends nothing.
-        if self.config.max_tokens is not None and spent >= self.config.max_tokens and not self._speech.repeats(ctx):
+        if bounded and not self._speech.repeats(ctx):
+            self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        """Refuses a model call that neither the run nor its user has tokens for."""
+        spent, most = self._log.usage.get("total_token_count", 0), self.config.max_tokens
+        if most is not None and spent >= most:
             raise LimitExceeded(
-                f"run {self.run_id!r} has spent {spent} tokens, {self.config.max_tokens} are allowed; raise "
-                "RunConfig.max_tokens if that is intended",
+                f"run {self.run_id!r} has spent {spent} tokens, {most} are allowed; raise RunConfig.max_tokens if that is "
+                "intended",
                 code="run.max_tokens",
                 retryable=False,
             )
+        refusal = self._log.tokens.refusal() if self._log.tokens is not None else None
+        if refusal is not None:
+            raise refusal
 
     def check_transfer(self, ctx: Context, name: str) -> None:
         """See `Context.transfer_to`."""
@@ -577,13 +630,17 @@ class Execution:
         """See `Context.ask_all`."""
         if not questions:
             return []
+        if self._intake is not None:
+            raise Unsupported(
+                f"run {self.run_id!r} is live and cannot wait for a person; ask the user, and take the answer from ctx.live",
+                code="live.cannot_wait",
+            )
         asked = self._journal.ask(ctx, questions)
-        # A known question is said again: the store recognises it, or puts it where this attempt says it.
-        ids = tuple(interrupt.id for interrupt, _ in asked)
-        content = Content("model", tuple(q.to_part(id_) for q, id_ in zip(questions, ids, strict=True)))
-        events = [self._speech.seal(ctx, own_actions=False)] if ctx._message is not None else []
-        events.append((self._speech.event(ctx, content=content, long_running_tool_ids=ids), None))
-        await self._commit(ctx, events, [interrupt for interrupt, new in asked if new])
+        try:
+            await self._say_asked(ctx, questions, asked)
+        except SojournError:
+            self._journal.take_back(asked)
+            raise
         answered = [interrupt for interrupt, _ in asked if interrupt.status == "answered"]
         for interrupt in answered:
             self._log.open_calls.pop(interrupt.id, None)
@@ -591,6 +648,14 @@ class Execution:
             return [jsonvalue.copy(interrupt.answer) for interrupt in answered]
         self._paused = ctx._paused = True
         raise RunPaused
+
+    async def _say_asked(self, ctx: Context, questions: Sequence[Question], asked: Sequence[tuple[Interrupt, bool]]) -> None:
+        # A known question is said again: the store recognises it, or puts it where this attempt says it.
+        ids = tuple(interrupt.id for interrupt, _ in asked)
+        content = Content("model", tuple(q.to_part(id_) for q, id_ in zip(questions, ids, strict=True)))
+        events = [self._speech.seal(ctx, own_actions=False)] if ctx._message is not None else []
+        events.append((self._speech.event(ctx, content=content, long_running_tool_ids=ids), None))
+        await self._commit(ctx, events, [interrupt for interrupt, new in asked if new])
 
     async def history(self, ctx: Context, limit: int | None) -> list[Event]:
         """See `Context.history`."""

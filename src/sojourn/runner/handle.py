@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from pydantic import TypeAdapter, ValidationError
 
 from sojourn.errors import InvalidInput, RunWaiting, SojournError
-from sojourn.event import Event, Partial
+from sojourn.event import SPILLED, Event, Partial
 from sojourn.run.live import LiveRun
 from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, Interrupt, RunRecord
 from sojourn.runner import spill
 from sojourn.runner.answers import answers
+from sojourn.runner.lending import before_waiting
 from sojourn.runner.readers import FrameReader
 from sojourn.session.types import Session
 
@@ -76,15 +77,17 @@ class Run:
             live = self._live = self._runner.hub.live.get(self._record.uid)
         return live
 
-    def frames(self, after: int = 0, *, partials: bool = True) -> FrameReader:
+    def frames(self, after: int = 0, *, partials: bool | None = True) -> FrameReader:
         """Follows the run: its frames after a `pos`, and the pieces of messages between them.
 
         It ends after the terminal frame, or when the run waits for a person. Leaving it never cancels the run.
 
         Args:
             after: Frames up to this `pos` are skipped.
-            partials: Whether to give the pieces of messages.
+            partials: Whether to give the pieces of messages; as the run's streaming mode has it if None.
         """
+        if partials is None:
+            partials = self._runner.streams(self.record)
         return FrameReader(self._runner.hub, self.record, after=after, partials=partials)
 
     def events(self, after: int = 0, *, partials: bool | None = None) -> EventReader:
@@ -97,8 +100,6 @@ class Run:
             after: Events up to this `pos` are skipped.
             partials: Whether to give the pieces of messages; as the run's streaming mode has it if omitted.
         """
-        if partials is None:
-            partials = self._runner.streams(self.record)
         return EventReader(self, self.frames(after, partials=partials))
 
     async def result_stream(self) -> AsyncIterator[str]:
@@ -172,7 +173,9 @@ class Run:
     async def _ended(self) -> RunRecord:
         live = self._follow()
         if live is not None:
-            await live.wait_ended()
+            while not live.ended:
+                before_waiting(self._runner.hub, live)
+                await live.waiter()
             if live.failure is not None and not live.record.status.terminal:
                 raise live.failure
             return live.record
@@ -197,7 +200,7 @@ class Run:
     async def _value(self, event: Event | None, record: RunRecord) -> Any:
         if event is None:
             return None
-        if event.custom_metadata and spill.SPILLED in event.custom_metadata and self._runner.artifacts is not None:
+        if event.custom_metadata and SPILLED in event.custom_metadata and self._runner.artifacts is not None:
             session = Session(app_name=record.app_name, user_id=record.user_id, id=record.session_id, uid=record.session_uid)
             event = await spill.restore(event, self._runner.artifacts, session)
         if event.output is not None:
@@ -280,7 +283,23 @@ class EventStream(AsyncIterator[Event | Partial]):
 
     @property
     def run(self) -> Run | None:
-        """The run; None before the first item was asked for."""
+        """The run; None before it was started."""
+        return self._run
+
+    async def start(self) -> Run:
+        """Starts the run, as asking for the first item does; a run that has been started is given again.
+
+        What `Runner.run` raises of a run that cannot be started is raised here. Whoever starts it so has to read to its end, or
+        leave it by `aclose`.
+
+        Raises:
+            RuntimeError: The stream was closed before.
+        """
+        if self._run is None:
+            if self._over:
+                raise RuntimeError("the stream was closed before its run was started")
+            self._owner = asyncio.current_task()
+            self._run = await self._start()
         return self._run
 
     def __aiter__(self) -> EventStream:
@@ -290,8 +309,7 @@ class EventStream(AsyncIterator[Event | Partial]):
         if self._over:
             raise StopAsyncIteration
         if self._items is None:
-            self._owner = asyncio.current_task()
-            self._run = run = await self._start()
+            run = await self.start()
             self._items = run.events(run.start_pos)
         try:
             return self._items.take() or await self._items.__anext__()

@@ -10,7 +10,7 @@ from sojourn.session.types import History
 
 
 def arrange(history: History, open_calls: Container[str], keep: Callable[[Event], bool]) -> list[Event]:
-    """Returns a window's events such that every call is directly followed by its response.
+    """Returns a window's events such that every call is directly followed by its response, without what only opens a live run.
 
     A response that came late is moved behind its call. A call without a response gets one that is not stored: `pending`
     if a person is still asked, else that there was none. Responses whose call is gone are left out.
@@ -20,7 +20,7 @@ def arrange(history: History, open_calls: Container[str], keep: Callable[[Event]
         open_calls: Ids of the calls that still wait for a person.
         keep: Which events to consider.
     """
-    events = [e for e in (*history.pinned, *history.events) if keep(e)]
+    events = [e for e in (*history.pinned, *history.events) if keep(e) and not e.is_opening()]
     if not any(e.get_function_calls() or e.get_function_responses() for e in events):
         return events
     responses: dict[str, Event] = {}

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sojourn import platform
 from sojourn.agents.current import Lineage
+from sojourn.agents.live import LiveRequestQueue
 from sojourn.agents.source import AgentLease
 from sojourn.engine.inprocess import InProcessEngine
 from sojourn.engine.protocol import Delivery
@@ -38,8 +39,8 @@ class Job:
     """A run that this process is to execute, from its submission to its end."""
 
     __slots__ = (
-        "abandoned", "answered", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue", "lease",
-        "lineage", "live", "queue_timer", "stop",
+        "abandoned", "answered", "began", "close_with", "context", "delivery", "dispatcher", "execution", "in_queue", "lease",
+        "lineage", "live", "queue_timer", "queued_at", "requests", "stop", "temp_state",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,13 @@ class Job:
         # Whether a question was answered that this process has not heard of being stored.
         self.answered = False
         self.queue_timer: asyncio.TimerHandle | None = None
+        # Since when it has waited for its turn, on the wall clock; and when its attempt began.
+        self.queued_at: float | None = None
+        self.began: float | None = None
+        # `temp:` keys that came with the message: what is not stored has no other place.
+        self.temp_state: dict[str, Any] = {}
+        # What the user sends meanwhile, if the run is live.
+        self.requests: LiveRequestQueue | None = None
 
 
 class Hub:
@@ -280,6 +288,7 @@ class Hub:
             )
         live.end()
         job.dispatcher.left_queue(job)
+        job.dispatcher.tell_ended(job)
         self.remove(job)
 
 

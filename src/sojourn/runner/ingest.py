@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-from weakref import WeakValueDictionary
 
 from sojourn.errors import NotFound, SojournError
 from sojourn.event import Event
@@ -15,16 +11,14 @@ from sojourn.memory.service import MemoryService
 from sojourn.page import MAX_PAGE
 from sojourn.run.store import Store
 from sojourn.run.types import RunRecord
+from sojourn.runner.additions import Addition, additions_to
 from sojourn.session.types import SessionKey
 
 logger = logging.getLogger("sojourn.run")
 
-MAX_MISSED = 10_000
-"""How many sessions are kept in mind that a run of could not be added."""
-
 
 class Ingest:
-    """Fills a memory service from a store. Of a session, one thing is added at a time.
+    """Fills a memory service from a store.
 
     Args:
         store: Where the events are.
@@ -34,11 +28,7 @@ class Ingest:
     def __init__(self, store: Store, memory: MemoryService) -> None:
         self._store = store
         self._memory = memory
-        # Who adds a whole session must not remove what a run has added since it read the log.
-        self._turns: WeakValueDictionary[SessionKey, asyncio.Lock] = WeakValueDictionary()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._missed: dict[SessionKey, None] = {}
-        self._adding: dict[SessionKey, set[asyncio.Task[Any]]] = {}
+        self._additions = additions_to(memory)
 
     async def add_session(self, key: SessionKey) -> None:
         """Adds what counts in a session, in place of what was added of it before.
@@ -46,29 +36,36 @@ class Ingest:
         Raises:
             NotFound: `session.not_found`.
         """
-        async with self._turn(key):
+        async with self._additions.turn(key):
             await self._add_session(key)
-            self._missed.pop(key, None)
+            self._additions.make_up(key)
 
-    async def add_run(self, record: RunRecord) -> None:
-        """Adds what a run has said, in place of what was added of it before.
+    def begin(self, record: RunRecord) -> Addition:
+        """Takes note that a run has ended whose words are to be added: what is forgotten from now on is not added."""
+        return self._additions.begin(record)
+
+    async def add_run(self, addition: Addition) -> None:
+        """Adds what a run has said, in place of what was added of it before, unless it is broken off.
 
         It reads no events but those of the run. A failure is logged, and makes the session's next run add all of the session.
         """
+        record = addition.record
         key = record.key
-        turn = self._turn(key)
+        addition.task = asyncio.current_task()
         try:
-            with self._breakable(key):
-                async with turn:
+            async with self._additions.turn(key):
+                if not addition.broken_off:
                     await self._add_or_make_up(record)
         except NotFound:
             # The session was deleted meanwhile.
-            self._missed.pop(key, None)
+            self._additions.make_up(key)
         except SojournError as error:
             logger.warning("run %s of session %s was not added to memory: %s", record.id, key, error)
         except Exception:
             # A memory service may raise anything; nobody waits for this who could be told.
             logger.exception("run %s of session %s was not added to memory: an error without a code", record.id, key)
+        finally:
+            addition.end()
 
     async def drop_superseded(self, record: RunRecord) -> None:
         """Removes what a run that repeats another has made superseded.
@@ -78,16 +75,16 @@ class Ingest:
         """
         key = record.key
         try:
-            async with self._turn(key):
+            async with self._additions.turn(key):
                 await self._drop_superseded(record)
         except NotFound:
             # The session was deleted meanwhile.
-            self._missed.pop(key, None)
+            self._additions.make_up(key)
         except SojournError as error:
-            self._miss(key)
+            self._additions.miss(key)
             logger.warning("what run %s of session %s repeats was not removed from memory: %s", record.id, key, error)
         except Exception:
-            self._miss(key)
+            self._additions.miss(key)
             logger.exception(
                 "what run %s of session %s repeats was not removed from memory: an error without a code", record.id, key
             )
@@ -97,47 +94,21 @@ class Ingest:
 
         What an earlier addition has left in memory stays there.
         """
-        turn = self._turn(key)
-        for task in self._adding.get(key, ()):
-            task.cancel()
-        async with turn:
-            self._missed.pop(key, None)
+        await self._additions.break_off(key)
 
-    def _turn(self, key: SessionKey) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            # Whoever had a turn in an event loop that has ended never gives it back.
-            self._loop, self._turns, self._adding = loop, WeakValueDictionary(), {}
-        return self._turns.setdefault(key, asyncio.Lock())
-
-    @contextmanager
-    def _breakable(self, key: SessionKey) -> Iterator[None]:
-        """Lets `end_additions` cancel the running task, which does nothing but add a run."""
-        task = asyncio.current_task()
-        assert task is not None
-        tasks = self._adding.setdefault(key, set())
-        tasks.add(task)
-        try:
-            yield
-        finally:
-            tasks.discard(task)
-            if not tasks and self._adding.get(key) is tasks:
-                del self._adding[key]
-
-    def _miss(self, key: SessionKey) -> None:
-        self._missed[key] = None
-        if len(self._missed) > MAX_MISSED:
-            del self._missed[next(iter(self._missed))]
+    async def forget(self, app_name: str, user_id: str, session_id: str | None) -> None:
+        """Removes what memory has of a user, or of one session; what is being added of that is removed, too."""
+        await self._additions.forget(app_name, user_id, session_id)
 
     async def _add_or_make_up(self, record: RunRecord) -> None:
         key = record.key
-        whole = key in self._missed
-        self._miss(key)
+        whole = self._additions.is_missed(key)
+        self._additions.miss(key)
         if whole:
             await self._add_session(key)
         else:
             await self._add_run(record)
-        self._missed.pop(key, None)
+        self._additions.make_up(key)
 
     async def _add_session(self, key: SessionKey) -> None:
         app, user, session = key

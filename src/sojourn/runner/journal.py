@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
+from itertools import accumulate
 from typing import Any
 
 from sojourn import jsonvalue, platform
@@ -13,6 +14,7 @@ from sojourn.errors import AgentError, Conflict, SojournError
 from sojourn.run.store import Begun
 from sojourn.run.types import Interrupt, RunError, Step
 from sojourn.runner.bounds import check_result
+from sojourn.runner.observe import step_span
 from sojourn.runner.plugins import PluginChain, change, observe
 
 Record = Callable[[Context, Sequence[Step]], Awaitable[None]]
@@ -38,6 +40,8 @@ class Journal:
         self._unstored: dict[str, Any] = {}
         self._interrupts = {i.key: i for i in begun.interrupts if i.status in ("open", "answered")}
         self._asked: set[str] = set()
+        # Ids of interrupts whose append was refused or not answered: the next append that asks them is to hold them.
+        self._unstored_interrupts: set[str] = set()
 
     async def step(self, ctx: Context, key: str, fn: Callable[[], Any], record: Record) -> Any:
         """Does a side effect, or returns what it gave before; see `Context.step`.
@@ -64,7 +68,11 @@ class Journal:
         error: BaseException | None = None
         try:
             # What is done stays done, whatever becomes of the append: it may be stored, and its reply lost.
-            result = self._unstored[path] if path in self._unstored else await self._result(ctx, path, fn, record, started)
+            if path in self._unstored:
+                result = self._unstored[path]
+            else:
+                with step_span(key):
+                    result = await self._result(ctx, path, fn, record, started)
             self._unstored[path] = result
             await record(ctx, [Step(path, "done", result, None, self._attempt, started, platform.now())])
             del self._unstored[path]
@@ -95,14 +103,21 @@ class Journal:
             raise
         return result
 
-    def turns_outside(self, scope: str) -> int:
-        """How many calls of models are recorded of agents other than one and those inside of it: a hand-over ended them.
+    def turns_over(self, scope: str) -> int:
+        """How many calls of models are recorded that this attempt does not come by again.
+
+        They are those of agents that have handed over, and of agents that ran inside of a step that is done.
 
         Args:
             scope: The path of the agent that has the run now.
         """
-        keys = [key for key in self._steps if key.rpartition("/")[2].startswith(MODEL_STEP)]
-        return sum(not key.startswith(f"{scope}/") for key in keys) if scope else 0
+        return sum(self._is_over(key, scope) for key in self._steps if key.rpartition("/")[2].startswith(MODEL_STEP))
+
+    def _is_over(self, path: str, scope: str) -> bool:
+        if scope and not path.startswith(f"{scope}/"):
+            return True
+        around = list(accumulate(path.split("/")[:-1], "{}/{}".format))
+        return any(step is not None and step.status == "done" for step in map(self._steps.get, around))
 
     def ask(self, ctx: Context, questions: Sequence[Question]) -> list[tuple[Interrupt, bool]]:
         """The interrupts of questions, and whether each is asked for the first time; see `Context.ask_all`.
@@ -124,10 +139,18 @@ class Journal:
         self._asked.update(digests)
         return [self._interrupt(q, path, digest) for q, (path, digest) in zip(questions, digests.items(), strict=True)]
 
+    def take_back(self, asked: Sequence[tuple[Interrupt, bool]]) -> None:
+        """Lets questions be asked again whose append was refused or not answered."""
+        self._asked.difference_update(interrupt.key for interrupt, _ in asked)
+        self._unstored_interrupts.update(interrupt.id for interrupt, new in asked if new)
+
     def _interrupt(self, question: Question, path: str, digest: str) -> tuple[Interrupt, bool]:
         known = self._interrupts.get(path)
         if known is not None and known.digest == digest:
-            return known, False
+            # The same id again: it may be stored, and its reply lost.
+            new = known.id in self._unstored_interrupts
+            self._unstored_interrupts.discard(known.id)
+            return known, new
         now = platform.now()
         asked = self._interrupts[path] = Interrupt(
             id=platform.new_id(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from sojourn.errors import SojournError, Unavailable
 from sojourn.run.status import Move, RunStatus
@@ -12,6 +14,9 @@ from sojourn.run.types import RunError, RunRecord
 from sojourn.runner.dispatch import Dispatcher, suspended_error
 from sojourn.runner.execution import Stop
 from sojourn.runner.hub import Job
+
+Wait = Callable[[Collection[asyncio.Future[Any]]], Awaitable[Any]]
+"""Waits for some of these, as long as it sees fit."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,6 +36,50 @@ class CloseReport:
     queued: int = 0
     cancelled: int = 0
     abandoned: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Load:
+    """What a Runner has to do in this process.
+
+    Attributes:
+        running: Runs that execute.
+        queued: Runs that wait for their turn or a slot.
+        abandoned: Runs that were stopped and whose code does not end.
+    """
+
+    running: int
+    queued: int
+    abandoned: int
+
+
+def load_of(dispatcher: Dispatcher) -> Load:
+    """See `Runner.load`."""
+    executing = (j for j in dispatcher.hub.jobs.values() if j.dispatcher is dispatcher and j.execution is not None)
+    return Load(sum(1 for _ in executing), dispatcher.limiter.queued, dispatcher.limiter.abandoned)
+
+
+class Closing:
+    """The closing of a Runner, while it lasts: it may be made to hurry."""
+
+    def __init__(self) -> None:
+        self.report: asyncio.Future[CloseReport] = asyncio.get_running_loop().create_future()
+        self._over = asyncio.Event()
+
+    def bound(self, seconds: float) -> None:
+        """Gives the runs no more time than this from now on."""
+        if seconds <= 0:
+            self._over.set()
+        else:
+            asyncio.get_running_loop().call_later(seconds, self._over.set)
+
+    async def wait(self, awaited: Collection[asyncio.Future[Any]]) -> None:
+        """Waits for all of these, or until the time is over."""
+        over = asyncio.ensure_future(self._over.wait())
+        all_done = asyncio.ensure_future(asyncio.wait(awaited))
+        await asyncio.wait((over, all_done), return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+        all_done.cancel()
 
 
 async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
@@ -84,21 +133,21 @@ def _why_not(dispatcher: Dispatcher, record: RunRecord, lost: bool) -> SojournEr
     return None
 
 
-async def close(dispatcher: Dispatcher, grace: float) -> CloseReport:
+async def close(dispatcher: Dispatcher, closing: Closing) -> CloseReport:
     """Ends a dispatcher's runs after it was closed; see `Runner.close`."""
     hub = dispatcher.hub
     if dispatcher.recording:
-        await asyncio.wait(set(dispatcher.recording), timeout=grace)
+        await closing.wait(set(dispatcher.recording))
     own = [j for j in hub.jobs.values() if j.dispatcher is dispatcher]
     queued = [j for j in own if hub.engine.withdraw(j.delivery)]
     for job in queued:
         dispatcher.left_queue(job)
     active = [j for j in own if j not in queued]
-    drained, left = await _await_end(active, grace)
+    drained, left = await _await_end(active, closing.wait)
     for job in left:
         dispatcher.stop(job, "shutdown", Stop.SHUTDOWN)
     longest = max((j.execution.config.cancel_grace for j in left if j.execution), default=0.0)
-    await _await_end(left, longest + 1.0)
+    await _await_end(left, lambda waits: asyncio.wait(waits, timeout=longest + 1.0))
     cancelled = await _end_queued(dispatcher, queued)
     abandoned = sum(j.abandoned for j in left)
     suspended = sum(1 for j in left if j.live.record.status is RunStatus.QUEUED)
@@ -129,12 +178,14 @@ async def _end_queued(dispatcher: Dispatcher, queued: list[Job]) -> int:
     return cancelled
 
 
-async def _await_end(jobs: list[Job], seconds: float) -> tuple[list[Job], list[Job]]:
+async def _await_end(jobs: list[Job], wait: Wait) -> tuple[list[Job], list[Job]]:
     """Waits for runs to end; returns those that did and those that did not."""
     if jobs:
         waits = {asyncio.ensure_future(j.live.wait_ended()): j for j in jobs}
-        done, pending = await asyncio.wait(waits, timeout=seconds)
-        for wait in pending:
-            wait.cancel()
+        await wait(waits)
+        done = [w for w in waits if w.done()]
+        pending = [w for w in waits if not w.done()]
+        for one in pending:
+            one.cancel()
         return [waits[w] for w in done], [waits[w] for w in pending]
     return [], []

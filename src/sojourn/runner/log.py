@@ -18,6 +18,7 @@ from sojourn.run.store import Appended, Batch, Fence
 from sojourn.run.types import Interrupt, RunError, RunRecord, Step, event_frame
 from sojourn.runner import spill
 from sojourn.runner.answers import answers
+from sojourn.runner.observe import stored, tell
 from sojourn.runner.plugins import change
 from sojourn.session.state import StateDelta
 from sojourn.session.types import Session
@@ -50,6 +51,7 @@ class AttemptLog:
         closed: Whether the attempt has ended: nothing more is taken.
         usage: Sums of the token counts of the run's events so far.
         saves: What its agents have saved; None if nothing.
+        tokens: What its user has spent; None if there is no bound.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class AttemptLog:
         self.closed = False
         self.usage = record.usage
         self.saves: Saves | None = None
+        self.tokens = services.tokens.of(record.user_id) if services.tokens is not None else None
         self._kept_steps: list[Step] = []
         self._services = services
         self._store = services.store
@@ -233,9 +236,14 @@ class AttemptLog:
         """
         cancelled: asyncio.CancelledError | None = None
         retries = iter(APPEND_RETRIES)
+        if self.tokens is not None:
+            batch.usage_since = self.tokens.since()
         while True:
             try:
-                return await self._store.append(self._fence, batch), cancelled
+                appended = await stored(self._services.observers, "append", self._store.append(self._fence, batch))
+                if self.tokens is not None and appended.user_usage is not None:
+                    self.tokens.learn(appended.user_usage)
+                return appended, cancelled
             except asyncio.CancelledError as error:
                 # What was stored is recognised and told again: the same append repeated is a no-op.
                 cancelled = error
@@ -248,9 +256,11 @@ class AttemptLog:
                 except asyncio.CancelledError as error:
                     cancelled = error
 
-    def _show(self, stored: Sequence[Event | None], prepared: Sequence[Said]) -> None:
-        live = self._live
-        for event, (given, message) in zip(stored, prepared, strict=True):
+    def _show(self, events: Sequence[Event | None], prepared: Sequence[Said]) -> None:
+        live, observers = self._live, self._services.observers
+        if observers and events:
+            tell(observers, "events_stored", live.record, sum(event is not None for event in events))
+        for event, (given, message) in zip(events, prepared, strict=True):
             self._note_calls(given)
             if self.saves is not None:
                 self.saves.tell(given)

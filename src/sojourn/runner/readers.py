@@ -11,6 +11,7 @@ from sojourn.event import CallDelta, Event, Partial
 from sojourn.run.live import CallName, LiveRun, OpenMessage, joined, text_of
 from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, RunRecord, event_frame, started_frame, terminal_frame
+from sojourn.runner.lending import before_waiting
 
 if TYPE_CHECKING:
     from sojourn.runner.hub import Hub
@@ -20,6 +21,9 @@ POLL_SECONDS = 0.5
 
 BACKLOG = 1024
 """Pieces that a reader may be behind before they reach it joined."""
+
+PASSING_AT_ONCE = 8
+"""Pieces of audio that a reader is given at once: what it has been given, an interruption cannot take back."""
 
 PAGE = 256
 
@@ -54,6 +58,8 @@ class FrameReader:
         self._partials = partials
         self._ready: deque[Frame | Partial] = deque()
         self._progress: dict[str, _Progress] = {}
+        # How much was passed on before: who comes later has not heard it.
+        self._passed = self._live.passed if self._live is not None and after else 0
         # Events that came whole from the store: pieces of them must not follow.
         self._whole: deque[str] = deque(maxlen=PAGE)
         self._joined = False
@@ -80,6 +86,7 @@ class FrameReader:
                 if live.ended:
                     self._end(live)
                 else:
+                    before_waiting(self._hub, live)
                     await live.waiter()
         return ready.popleft()
 
@@ -97,14 +104,31 @@ class FrameReader:
         start = self.pos + 1 - live.first_pos
         if 0 <= start < len(live.frames):
             for frame, message in islice(live.frames, start, None):
+                if live.passing:
+                    self._give_passing(live, before=frame.pos)
                 self.pos = frame.pos
                 self._give(frame, message)
         if self._partials and live.open:
             for message in live.open.values():
                 if not self._joined or len(message.pieces) > (p.index if (p := self._progress.get(message.id)) else 0):
                     self._give_pieces(message)
+        if live.passing:
+            self._give_passing(live)
         self._joined = True
         return bool(ready)
+
+    def _give_passing(self, live: LiveRun, before: int | None = None) -> None:
+        """Gives what was passed on: up to a frame all of it, else a little at a time."""
+        passing = live.passing
+        assert passing is not None, "asked for by the caller"
+        first = live.passed - len(passing)
+        self._passed = max(self._passed, first)
+        for pos, partial in islice(passing, self._passed - first, None):
+            if (pos >= before) if before is not None else (len(self._ready) >= PASSING_AT_ONCE):
+                return
+            self._passed += 1
+            if self._partials:
+                self._ready.append(partial)
 
     async def _catch_up(self, live: LiveRun) -> None:
         """Reads a page of the frames that are not in memory any more, or were written by an earlier attempt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sojourn.content import Content
-from sojourn.errors import Conflict, InvalidInput
+from sojourn.errors import Conflict, InvalidInput, Unsupported
 from sojourn.event import USER
 from sojourn.run.status import RunStatus
 from sojourn.run.store import Store
@@ -17,9 +17,14 @@ def repeated_message(record: RunRecord, new_message: str | Content | None) -> st
     """What the user says when a run is repeated: the new message, or the stored one if that is None.
 
     Raises:
+        Unsupported: `live.not_repeatable` for a live run without a new message.
         InvalidInput: `message.invalid` for one that answers a question: that is no message of its own to be repeated.
     """
     if new_message is None:
+        if record.message.is_opening():
+            raise Unsupported(
+                f"run {record.id!r} was live: it has no message to be repeated with; give one", code="live.not_repeatable"
+            )
         return record.message.content or Content(USER)
     if isinstance(new_message, Content) and new_message.get_function_responses():
         raise InvalidInput(

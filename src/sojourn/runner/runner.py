@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ from sojourn import platform
 from sojourn.agents.base import Agent, close_agents
 from sojourn.agents.context import not_configured
 from sojourn.agents.current import Lineage, find_current_run
+from sojourn.agents.live import LiveRequestQueue
 from sojourn.agents.source import AgentSource
 from sojourn.artifact.service import ArtifactService
 from sojourn.content import Content
 from sojourn.engine.limiter import Limiter, Limits
-from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError, Unavailable, Unsupported
-from sojourn.event import USER, Event
+from sojourn.errors import Conflict, InvalidInput, LimitExceeded, NotFound, SojournError, Unavailable, Unsupported
+from sojourn.event import USER, Event, EventActions
 from sojourn.ids import check_id
 from sojourn.memory.service import MemoryService
 from sojourn.page import Page
@@ -23,6 +25,7 @@ from sojourn.run.config import RunConfig, StreamingMode
 from sojourn.run.status import RunStatus
 from sojourn.run.store import NewRun, Store
 from sojourn.run.types import Interrupt, RunQuery, RunRecord
+from sojourn.run.usage import UserUsage
 from sojourn.runner import lifecycle, spill
 from sojourn.runner.answering import answers_in, give_answer
 from sojourn.runner.bounds import check_metadata
@@ -30,12 +33,17 @@ from sojourn.runner.config import RunnerConfig
 from sojourn.runner.dispatch import Dispatcher
 from sojourn.runner.handle import EventStream, Run
 from sojourn.runner.hub import Hub
-from sojourn.runner.lifecycle import CloseReport
+from sojourn.runner.lifecycle import CloseReport, Closing, Load
+from sojourn.runner.observe import Observer
 from sojourn.runner.plugins import change
 from sojourn.runner.repeating import check_last, check_repeatable, repeated_message
+from sojourn.runner.seeding import seed, turns_of
 from sojourn.runner.services import Services
+from sojourn.session.state import StateDelta
 from sojourn.session.types import Session, SessionKey
 from sojourn.store.rules import run_conflict
+
+logger = logging.getLogger("sojourn.run")
 
 Message = str | Content
 """What a user says."""
@@ -70,6 +78,7 @@ class Runner:
         limits = Limits(config.max_concurrency, config.max_concurrency_per_user, config.max_queue, config.queue_timeout)
         self.dispatcher = Dispatcher(self._services, limits, config.propagate)
         self._entered = False
+        self._closing: Closing | None = None
 
     @property
     def app_name(self) -> str:
@@ -123,6 +132,32 @@ class Runner:
         """Whether a run's readers are sent pieces of messages."""
         return self._services.run_config(record).streaming_mode is not StreamingMode.NONE
 
+    @property
+    def load(self) -> Load:
+        """What there is to do for this Runner, in this process."""
+        return lifecycle.load_of(self.dispatcher)
+
+    def add_observer(self, observer: Observer) -> None:
+        """Has an observer told what this Runner does from now on; twice is fine."""
+        if observer not in self._services.observers:
+            self._services.observers.append(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Tells an observer nothing more; twice is fine."""
+        if observer in self._services.observers:
+            self._services.observers.remove(observer)
+
+    async def check_store(self) -> None:
+        """Asks the store something small, to see whether it answers.
+
+        Raises:
+            Unavailable: It does not.
+        """
+        try:
+            await self.store.get_run(self.app_name, "-", "-")
+        except NotFound:
+            pass
+
     # -- starting runs ----------------------------------------------------------------------------------------------
 
     def run(
@@ -134,6 +169,7 @@ class Runner:
         run_config: RunConfig | None = None,
         run_id: str | None = None,
         create_session: bool = True,
+        state_delta: dict[str, Any] | None = None,
     ) -> EventStream:
         """Runs the agent on a message and gives what it says.
 
@@ -146,10 +182,13 @@ class Runner:
             run_config: Fields that differ from the Runner's own.
             run_id: Makes it idempotent per (app, user): the same id and message again follow the same run.
             create_session: False to raise `NotFound`, `session.not_found`, for a session that does not exist.
+            state_delta: State keys to set, together with the message and before the agent begins. `temp:` keys are not stored;
+                the run's first attempt has them. With an answer to a question, they are set just before it is stored.
 
         Raises:
-            InvalidInput: `id.invalid`, `message.invalid`, `event.too_large`, `run.metadata_too_large`.
-            LimitExceeded: `limit.queue_full`; nothing is recorded.
+            InvalidInput: `id.invalid`, `message.invalid`, `event.too_large`, `run.metadata_too_large`, `state.invalid_key`,
+                `json.invalid`.
+            LimitExceeded: `limit.queue_full`, `user.max_tokens`; nothing is recorded.
             Conflict: `run.conflict`, `session.busy`, `run.nested_session`, `store.in_use`, `store.client_only`.
             Unavailable: `store.unavailable`, `runner.closed`.
             SojournError: At the end, the coded error of a failed or cancelled run.
@@ -164,6 +203,7 @@ class Runner:
                 run_id=run_id,
                 attached=True,
                 create_session=create_session,
+                state_delta=state_delta,
             )
 
         return EventStream(start, lambda run: self.dispatcher.leave(run.record))
@@ -179,6 +219,7 @@ class Runner:
         run_config: RunConfig | None = None,
         run_id: str | None = None,
         create_session: bool = True,
+        state_delta: dict[str, Any] | None = None,
     ) -> Run:
         """Starts a detached run: it goes on whether or not anybody follows it, and is resumed after a crash.
 
@@ -195,6 +236,7 @@ class Runner:
             run_id=run_id,
             attached=False,
             create_session=create_session,
+            state_delta=state_delta,
         )
 
     async def start_attached(
@@ -222,6 +264,61 @@ class Runner:
             user_id, session_id, new_message, run_config=run_config, run_id=run_id, attached=True, slot_freed=slot_freed
         )
 
+    def run_live(
+        self,
+        user_id: str,
+        session_id: str,
+        live_request_queue: LiveRequestQueue,
+        *,
+        run_config: RunConfig | None = None,
+        create_session: bool = True,
+    ) -> EventStream:
+        """Runs the agent while the user goes on sending, and gives what both say.
+
+        The run begins at once, with a message that says nothing: what the user sends comes to the agent as `ctx.live`, and what
+        of it is stored is among the events given here, by `user`. Besides, readers are given audio and transcripts in the
+        making (`LivePartial`). The run ends when its agent does; `live_request_queue.close()` tells it that nothing more comes.
+
+        It is attached: leaving the loop cancels it, and it does not survive its process (`run.lost`). It cannot wait for a
+        person (`live.cannot_wait`), and is not repeated by `retry` without a new message.
+
+        Args:
+            user_id: The user.
+            session_id: The session; created if missing.
+            live_request_queue: What the user sends; one for each run.
+            run_config: Fields that differ from the Runner's own; `streaming_mode` is `BIDI` in any case.
+            create_session: False to raise `NotFound`, `session.not_found`, for a session that does not exist.
+
+        Raises:
+            Conflict: `live.queue_in_use`, and what else `run` raises.
+        """
+
+        def start() -> Any:
+            return self.start_live(
+                user_id, session_id, live_request_queue, run_config=run_config, create_session=create_session
+            )
+
+        return EventStream(start, lambda run: self.dispatcher.leave(run.record))
+
+    async def start_live(
+        self,
+        user_id: str,
+        session_id: str,
+        live_request_queue: LiveRequestQueue,
+        *,
+        run_config: RunConfig | None = None,
+        create_session: bool = True,
+    ) -> Run:
+        """Starts a live run and gives its handle; the caller promises to `leave` it. See `run_live`."""
+        live_request_queue.claim()
+        bidi = RunConfig(streaming_mode=StreamingMode.BIDI)
+        if run_config is not None:
+            bidi = run_config.model_copy(update={"streaming_mode": StreamingMode.BIDI})
+        return await self._submit(
+            user_id, session_id, None, run_config=bidi, run_id=None, attached=True, create_session=create_session,
+            requests=live_request_queue,
+        )  # fmt: skip
+
     async def leave(self, run: Run) -> None:
         """Leaves an attached run: cancels it unless it has ended or waits for a person, and waits for its end.
 
@@ -235,25 +332,33 @@ class Runner:
         self,
         user_id: str,
         session_id: str,
-        message: Message,
+        message: Message | None,
         *,
         run_config: RunConfig | None,
         run_id: str | None,
         attached: bool,
         create_session: bool = True,
+        state_delta: dict[str, Any] | None = None,
         slot_freed: Callable[[], None] | None = None,
         repeated: RunRecord | None = None,
         as_stored: bool = False,
+        requests: LiveRequestQueue | None = None,
     ) -> Run:
         key = SessionKey(self.app_name, user_id, session_id).check()
-        content = _content(message)
+        # What opens a live run says nothing.
+        content = _content(message) if requests is None else None
+        delta = StateDelta.of_values(state_delta)
         hub = self.dispatcher.ready()
         if self.store.shared and self.dispatcher.recovered_in != hub.generation:
             # Whoever executes runs of a database knows that nobody else does: what is unfinished there is nobody's.
             await self.recover()
-        if content.parts[0].function_response is not None and repeated is None:
+        if content is not None and content.parts[0].function_response is not None and repeated is None:
             run: Run | None = None
             given_answers = await answers_in(self.store, key, content)
+            if changes := delta.durable().values:
+                await self.store.patch_session(
+                    app_name=key.app_name, user_id=user_id, session_id=session_id, state_delta=changes
+                )
             for n, answer in enumerate(given_answers, 1):
                 # Should a later answer be refused, the caller's slot must not be in use by the run of an earlier one.
                 lent = slot_freed if n == len(given_answers) else None
@@ -262,7 +367,7 @@ class Runner:
             return run
         services = self._services
         # A message that is repeated as it is stored has been through the hooks.
-        for hook in () if as_stored else services.plugins.on_user_message:
+        for hook in () if as_stored or content is None else services.plugins.on_user_message:
             content = await change(hook, key, content, gives=Content) or content
         config = services.merge(run_config)
         check_metadata(config.custom_metadata, config.max_event_bytes)
@@ -277,14 +382,19 @@ class Runner:
                 "timestamp": platform.now(),
                 "content": content,
                 "ordinal": 0,
+                **({"actions": EventActions(state_delta=changes)} if (changes := delta.durable().values) else {}),
             }
         )
         large = spill.is_large(event, config.max_event_bytes)
         retry_of = repeated.id if repeated is not None else None
-        if given and (large or config.when_busy == "replace") and (known := await self._known(key, run_id, content, retry_of)):
+        refusal = await self._token_refusal(user_id)
+        asks_first = large or config.when_busy == "replace" or refusal is not None
+        if given and asks_first and content is not None and (known := await self._known(key, run_id, content, retry_of)):
             if slot_freed is not None:
                 self.dispatcher.lend_slot(known.record.uid, slot_freed)
             return known
+        if refusal is not None:
+            raise refusal
         if large or config.when_busy == "replace":
             # Nothing may be kept or cancelled for a run that is refused.
             self.dispatcher.check_room(key, lineage)
@@ -305,8 +415,23 @@ class Runner:
         )
         if config.when_busy == "replace":
             await self._replace(key)
-        record, live = await self.dispatcher.submit(new, lineage, slot_freed)
+        try:
+            record, live = await self.dispatcher.submit(new, lineage, slot_freed, delta.transient(), requests)
+        except SojournError as error:
+            if large and not isinstance(error, Unavailable):
+                await self._take_back(key, event)
+            raise
+        if large and record.message.id != event.id:
+            await self._take_back(key, event)
         return Run(self, record, live)
+
+    async def _token_refusal(self, user_id: str) -> LimitExceeded | None:
+        """Why a user may start no run; None if tokens are left, or are not bounded."""
+        if self._services.tokens is None:
+            return None
+        tokens = self._services.tokens.of(user_id)
+        await tokens.refresh()
+        return tokens.refusal()
 
     async def _known(self, key: SessionKey, run_id: str, content: Content, retry_of: str | None) -> Run | None:
         """The run recorded under this id, if there is one: submitting it again must do nothing else.
@@ -340,12 +465,26 @@ class Runner:
         session = await self.get_session(key.user_id, key.session_id, create=create)
         if event.content is not None:
             event = event.evolve(custom_metadata={spill.DIGEST: spill.digest(event.content)})
-        return await spill.spill(event, self.artifacts, session, config.max_event_bytes)
+        try:
+            return await spill.spill(event, self.artifacts, session, config.max_event_bytes)
+        except SojournError:
+            await self._take_back(key, event)
+            raise
+
+    async def _take_back(self, key: SessionKey, event: Event) -> None:
+        """Deletes what was moved to artifacts for a message that was not recorded."""
+        assert self.artifacts is not None, "something was moved"
+        try:
+            await spill.take_back(event.id, self.artifacts, await self.get_session(key.user_id, key.session_id))
+        except SojournError as error:
+            logger.warning("what a refused message of session %s has left in artifacts was not deleted: %s", key, error)
 
     # -- people -----------------------------------------------------------------------------------------------------
 
     async def answer(self, run_id: str, interrupt_id: str, value: Any, *, user_id: str | None = None) -> Run:
         """Answers a question that a run waits for. The run goes on: before the session's queued runs, after the running one.
+
+        An answer is taken whatever its user has spent; the run then fails with `user.max_tokens` at its next model call.
 
         Args:
             run_id: The run.
@@ -455,7 +594,7 @@ class Runner:
         Raises:
             NotFound: `run.not_found`.
             InvalidInput: `run.ambiguous`, `message.invalid`, and what else `run` raises.
-            LimitExceeded: `limit.queue_full`; nothing is recorded.
+            LimitExceeded: `limit.queue_full`, `user.max_tokens`; nothing is recorded.
             Conflict: `run.not_finished` if the run, or one that was submitted to the session after it, is queued, running or
                 waiting; `run.has_later` if one came after it, without a new message and `drop_later`; `run.superseded` if it
                 does not count any more; `run.conflict` if `new_run_id` was used for something
@@ -486,6 +625,21 @@ class Runner:
         """Lists the open questions to people, oldest first."""
         return await self.store.list_interrupts(self.app_name, user_id=user_id, session_id=session_id)
 
+    async def usage(self, user_id: str, since: float | None = None) -> UserUsage:
+        """What a user has spent in this app, in all runs there ever were, those of deleted sessions included.
+
+        Args:
+            user_id: The user; one that is not known has spent nothing.
+            since: Leaves out the hours (UTC) that were over by then: seconds since the epoch. None for all.
+
+        Returns:
+            The sums (`total`), and the hours that they are made of (`buckets`).
+
+        Raises:
+            InvalidInput: `id.invalid`.
+        """
+        return await self.store.user_usage(self.app_name, user_id, since)
+
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     async def get_session(self, user_id: str, session_id: str, *, create: bool = False) -> Session:
@@ -510,6 +664,45 @@ class Runner:
             return await self.store.create_session(app_name=app, user_id=user, session_id=session)
         except SojournError:
             return await self.store.get_session(app_name=app, user_id=user, session_id=session)
+
+    async def create_session(
+        self,
+        user_id: str,
+        session_id: str | None = None,
+        *,
+        state: dict[str, Any] | None = None,
+        events: Sequence[Event] = (),
+    ) -> Session:
+        """Creates a session, and puts a conversation into it that took place somewhere else.
+
+        Of the events, author, content and time are taken over. Each thing that the user said becomes a completed run, with what
+        was said next.
+
+        Args:
+            user_id: The user.
+            session_id: Its id; a new one is made if omitted.
+            state: First values.
+            events: What was said, in order; the user begins.
+
+        Raises:
+            AlreadyExists: `session.exists`.
+            InvalidInput: `session.seed_refused` for events that do or ask something, or that begin with an agent's;
+                `event.too_large`, `id.invalid`, `state.invalid_key`, `json.invalid`. No session is created then.
+        """
+        root = self._services.agent
+        turns = turns_of(events, root.name if root is not None else "agent")
+        if turns:
+            hub = self.dispatcher.ready()
+            if self.store.shared and self.dispatcher.recovered_in != hub.generation:
+                await self.recover()
+        session = await self.store.create_session(app_name=self.app_name, user_id=user_id, session_id=session_id, state=state)
+        try:
+            max_bytes = self._services.merge(None).max_event_bytes
+            await seed(self.store, self.artifacts, session, turns, max_bytes)
+        except BaseException:
+            await asyncio.shield(self.delete_session(user_id, session.id))
+            raise
+        return session
 
     async def delete_session(self, user_id: str, session_id: str) -> Session:
         """Deletes a session with its events, runs, state and artifacts; a run under way is stopped.
@@ -539,6 +732,28 @@ class Runner:
         if self._services.ingest is None:
             raise not_configured("memory")
         await self._services.ingest.add_session(SessionKey(self.app_name, user_id, session_id).check())
+
+    async def forget_memories(self, user_id: str, *, session_id: str | None = None) -> None:
+        """Removes what memory has of a user, or only what came from one of their sessions.
+
+        What is being added of that is broken off or waited for, and what could not be added is not made up for: nothing that
+        was said in runs that have ended comes back by itself. That holds for all Runners of this event loop that have this
+        memory service object. Runs that end later are added as ever, and so are sessions by `add_session_to_memory`.
+
+        Args:
+            user_id: The user.
+            session_id: Only entries of this session.
+
+        Raises:
+            InvalidInput: `id.invalid`.
+            Unsupported: `memory.not_configured`.
+        """
+        if self._services.ingest is None:
+            raise not_configured("memory")
+        check_id(user_id, "user_id")
+        if session_id is not None:
+            check_id(session_id, "session_id")
+        await self._services.ingest.forget(self.app_name, user_id, session_id)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -575,14 +790,23 @@ class Runner:
         detached ones go back to queued and go on when a Runner of the app is entered again. Services that this Runner was
         given stay open; users' agents are closed with it.
 
+        Called again while it closes, it gives the runs no more than this grace from now on, and waits as well.
+
         Args:
             grace: Seconds.
         """
+        if self._closing is not None and not self._closing.report.done():
+            self._closing.bound(grace)
+            return await asyncio.shield(self._closing.report)
         if self.dispatcher.closed:
             return CloseReport()
         self.dispatcher.closed = True
+        closing = self._closing = Closing()
+        closing.bound(grace)
+        report = CloseReport()
         try:
-            return await lifecycle.close(self.dispatcher, grace)
+            report = await lifecycle.close(self.dispatcher, closing)
+            return report
         finally:
             if self._entered:
                 self.hub.leave()
@@ -593,6 +817,7 @@ class Runner:
                 await close_agents(self._services.agent)
             if self._services.owns_store:
                 await self.store.close()
+            closing.report.set_result(report)
 
 
 def _content(message: object) -> Content:

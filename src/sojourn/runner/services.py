@@ -17,7 +17,9 @@ from sojourn.run.store import Store
 from sojourn.run.types import RunRecord
 from sojourn.runner.config import Default, RunnerConfig
 from sojourn.runner.ingest import Ingest
+from sojourn.runner.observe import Observers
 from sojourn.runner.plugins import PluginChain
+from sojourn.runner.tokens import TokenLimit
 from sojourn.session.types import Session
 from sojourn.store.inmemory import InMemorySessionService
 
@@ -33,9 +35,11 @@ class Services:
     Attributes:
         agent: The root agent; None if each user has one.
         agent_source: Where each user's agent comes from; None if all have the same.
+        observers: Who is told what happens.
+        tokens: How many tokens a user may spend; None for no bound.
 
     Raises:
-        InvalidInput: `id.invalid`, `agent.invalid`, `agent.duplicate_name`, `runner.invalid`.
+        InvalidInput: `id.invalid`, `agent.invalid`, `agent.duplicate_name`, `runner.invalid`, `limit.invalid`.
     """
 
     def __init__(self, config: RunnerConfig) -> None:
@@ -56,10 +60,13 @@ class Services:
         given = not isinstance(config.memory_service, Default) and config.memory_service is not None
         self._memories = DEFAULT_MEMORIES if given else 0
         self.plugins = PluginChain(config.plugins)
+        self.observers: Observers = []
         self.transfer_policy = config.transfer_policy
         self.ingest = Ingest(self.store, self.memory) if self.memory is not None else None
         self.ingests = config.memory_ingest == "on_run_end"
         self._run_config = config.run_config
+        most, window = config.max_tokens_per_user, config.token_window
+        self.tokens = TokenLimit(self.store, self.app_name, most, window) if most is not None else None
 
     def run_config(self, record: RunRecord) -> RunConfig:
         """How a recorded run is to be run: the Runner's defaults and what the run overrides."""

@@ -9,7 +9,7 @@ from sojourn import jsonvalue, platform
 from sojourn.agents.context import Context
 from sojourn.content import Content
 from sojourn.errors import AgentError, LimitExceeded, SojournError
-from sojourn.event import USER, CallDelta, Event, EventActions
+from sojourn.event import USER, CallDelta, Event, EventActions, LivePartial
 from sojourn.run.live import LiveRun, OpenMessage
 from sojourn.run.types import RunRecord
 from sojourn.runner.log import Said
@@ -134,6 +134,35 @@ class Speech:
         """Seals every open message as interrupted."""
         return [self.seal(ctx, interrupted=True) for ctx in list(self._writing.values())]
 
+    def end_turn(self) -> list[Said]:
+        """Seals every open message: the agent listens again."""
+        sealed = [self.seal(ctx) for ctx in list(self._writing.values())]
+        return [(event.evolve(turn_complete=True), message) for event, message in sealed]
+
+    def add_partial(self, ctx: Context, partial: Event) -> None:
+        """Takes a partial event: its text belongs to the agent's message, bytes and transcripts are passed on to readers."""
+        parts = partial.content.parts if partial.content is not None else ()
+        for part in parts:
+            self.add(ctx, part.text or "", thought=part.thought)
+        media = tuple(part for part in parts if part.inline_data is not None)
+        heard, spoken = partial.input_transcription, partial.output_transcription
+        if media or heard is not None or spoken is not None:
+            event = Event.unchecked(
+                {
+                    "id": platform.new_id(),
+                    "run_id": self._run_id,
+                    "author": USER if heard is not None and not media and spoken is None else ctx.agent.name,
+                    "timestamp": platform.now(),
+                    "branch": ctx.branch,
+                    "content": Content("model", media) if media else None,
+                    "input_transcription": heard,
+                    "output_transcription": spoken,
+                    "partial": True,
+                    "actions": _NO_ACTIONS,
+                }
+            )
+            self._live.pass_on(LivePartial(event))
+
     # -- events -----------------------------------------------------------------------------------------------------
 
     def said(self, ctx: Context, item: Content | Event) -> Said:
@@ -158,6 +187,23 @@ class Speech:
                 f"agent {ctx.agent_name!r} returned {shown(value)}: {error.message}", code="agent.bad_yield"
             ) from None
         return self.event(ctx, output=output), None
+
+    def heard(self, content: Content) -> Event:
+        """What the user says while the run goes on, as an event."""
+        ordinal = self.ordinals[None]
+        self.ordinals[None] = ordinal + 1
+        return Event.unchecked(
+            {
+                "id": platform.new_id(),
+                "run_id": self._run_id,
+                "author": USER,
+                "timestamp": platform.now(),
+                "ordinal": ordinal,
+                "attempt": self._attempt,
+                "content": content,
+                "actions": _NO_ACTIONS,
+            }
+        )
 
     def event(
         self, ctx: Context, *, id: str = "", actions: EventActions | None = None, own_actions: bool = True, **fields: Any
@@ -225,14 +271,16 @@ _STATE_FIELDS = {"state_delta", "state_deleted", "state_increments"}
 
 _SAID_FIELDS = (
     "content", "output", "long_running_tool_ids", "usage_metadata", "custom_metadata", "error_code", "error_message",
-    "interrupted", "turn_complete",
+    "interrupted", "turn_complete", "input_transcription", "output_transcription",
 )  # fmt: skip
 
 
 def _said_fields(event: Event) -> dict[str, Any]:
     """What a yielded event says; its identity and numbers are the runner's."""
     fields: dict[str, Any] = {name: getattr(event, name) for name in _SAID_FIELDS if name in event.model_fields_set}
-    if event.author and event.author != USER:
+    if event.input_transcription is not None and event.said == Content.of(event.input_transcription.text, USER):
+        fields["author"] = USER
+    elif event.author and event.author != USER:
         fields["author"] = event.author
     if event.actions.model_fields_set:
         fields["actions"] = event.actions

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Any
 
 from sojourn import jsonvalue
+from sojourn.artifact.rules import storable_mime_type
 from sojourn.artifact.service import ArtifactService
 from sojourn.artifact.types import ArtifactScope, artifact_uri, parse_artifact_uri
 from sojourn.content import Content, FileData, FunctionResponse, Part
 from sojourn.errors import LimitExceeded
-from sojourn.event import Event
+from sojourn.event import INLINE_BYTES, SPILLED, Event
 from sojourn.session.types import Session
-
-INLINE_BYTES = 65_536
-"""Bytes in a part beyond which they become an artifact."""
-
-# What an agent calls its bytes must not decide whether they are kept.
-_MIME_TYPE = re.compile(r"[!-~]+/[!-~]+")
-
-SPILLED = "spilled"
-"""Key in `custom_metadata` under which an event names what was moved: `text:<part>`, `response:<part>` or `output`."""
-
 
 DIGEST = "digest"
 """Key in a spilled message's `custom_metadata` under which it keeps the hash of what it was."""
@@ -68,9 +58,8 @@ async def spill(event: Event, service: ArtifactService, session: Session, max_by
     delta = dict(event.actions.artifact_delta)
 
     async def save(label: str, data: bytes, mime_type: str) -> str:
-        name = f"spilled/{event.id}/{label.replace(':', '-')}"
-        kind = mime_type if _MIME_TYPE.fullmatch(mime_type) else "application/octet-stream"
-        version = delta[name] = await service.save_artifact(scope, name, data, mime_type=kind)
+        name = f"{_folder(event.id)}{label.replace(':', '-')}"
+        version = delta[name] = await service.save_artifact(scope, name, data, mime_type=storable_mime_type(mime_type))
         return artifact_uri(name, version)
 
     def changed() -> Event:
@@ -125,6 +114,18 @@ def _sizes(event: Event) -> list[tuple[int, str, bytes]]:
         data = jsonvalue.encode(event.output).encode()
         found.append((len(data), "output", data))
     return sorted(found, key=lambda f: f[:2])
+
+
+async def take_back(event_id: str, service: ArtifactService, session: Session) -> None:
+    """Deletes what `spill` has moved of an event that was not stored."""
+    scope = scope_of(session)
+    for name in await service.list_artifact_names(scope):
+        if name.startswith(_folder(event_id)):
+            await service.delete_artifact(scope, name)
+
+
+def _folder(event_id: str) -> str:
+    return f"spilled/{event_id}/"
 
 
 async def restore(event: Event, service: ArtifactService, session: Session) -> Event:

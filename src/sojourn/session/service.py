@@ -105,9 +105,9 @@ class SessionService(Protocol):
     async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> Session:
         """Deletes a session with its events, runs, steps, interrupts and session-scoped state.
 
-        `user:` and `app:` state stays. A run under way is fenced by this: its next write raises `Fenced`. The same id
-        can be created again at once and starts empty. Artifacts are kept elsewhere: `Runner.delete_session` removes
-        them too.
+        `user:` and `app:` state stays, and so does what the user has spent. A run under way is fenced by this: its next write
+        raises `Fenced`. The same id can be created again at once and starts empty. Artifacts are kept elsewhere:
+        `Runner.delete_session` removes them too.
 
         Returns:
             The session as it was.

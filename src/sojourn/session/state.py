@@ -123,6 +123,10 @@ class StateDelta:
             {k: v for k, v in self.increments.items() if not k.startswith(TEMP)},
         )
 
+    def transient(self) -> dict[str, Any]:
+        """The values of `temp:` keys that are set, which `durable` leaves out."""
+        return {k: v for k, v in self.values.items() if k.startswith(TEMP)}
+
     def as_actions(self) -> dict[str, Any]:
         """The fields of `EventActions` that carry these changes; empty fields are left out."""
         fields: dict[str, Any] = {}

@@ -14,11 +14,13 @@ from sojourn.page import Page, check_page, page_token
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
 from sojourn.run.types import NO_ENTRIES, Interrupt, RunError, RunQuery, RunRecord, Step
+from sojourn.run.usage import UserUsage
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Session, SessionKey
 from sojourn.store import ramappend
 from sojourn.store.ramrecords import StoredRun, StoredSession, copy_interrupt, copy_step
 from sojourn.store.ramstate import RamState
+from sojourn.store.ramusage import RamLedger
 from sojourn.store.rules import (
     cancelled,
     check_ids,
@@ -55,6 +57,7 @@ class InMemorySessionService:
         # How many sessions each app has.
         self._apps: dict[str, int] = {}
         self._state = RamState()
+        self._ledger = RamLedger()
         self._last_session_no = 0
         self._runs: dict[int, StoredRun] = {}
         self._run_ids: dict[tuple[str, str], dict[str, StoredRun]] = {}
@@ -240,7 +243,7 @@ class InMemorySessionService:
         run = self._runs.get(fence.run_uid)
         if run is None or run.record.status is not RunStatus.RUNNING or run.record.attempt != fence.attempt:
             raise fenced(None if run is None else run.record, fence)
-        return ramappend.append(self._state, run, batch)
+        return ramappend.append(self._state, self._ledger, run, batch)
 
     async def take_over(self, run_uid: int, error: RunError, *, move: Move) -> RunRecord:
         run = self._run(run_uid)
@@ -332,6 +335,10 @@ class InMemorySessionService:
             counted = set(run.identity.values())
             found = [e.evolve(superseded=e.seq not in counted) for e in found]
         return [e.snapshot() for e in found]
+
+    async def user_usage(self, app_name: str, user_id: str, since: float | None = None) -> UserUsage:
+        check_ids(app_name=app_name, user_id=user_id)
+        return self._ledger.read(app_name, user_id, since)
 
     async def unfinished(self, app_name: str) -> list[RunRecord]:
         found = [r.record for r in self._matching(app_name, None, None) if not r.record.status.terminal]

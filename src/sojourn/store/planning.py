@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sojourn.errors import Conflict
-from sojourn.event import Event, Usage
+from sojourn.event import Event
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Batch
+from sojourn.run.usage import COUNTS, MAX_COUNT
 from sojourn.session.state import StateDelta
 from sojourn.store.staging import StagedState
 
@@ -235,9 +236,23 @@ def below(branch: str | None, above: str | None) -> bool:
     return above is None or branch == above or (branch or "").startswith(above + ".")
 
 
-def add_usage(total: Mapping[str, int], usage: Usage) -> dict[str, int]:
-    """The token counts of a run with those of one more event."""
+def tokens_of(events: Iterable[Planned]) -> dict[str, int]:
+    """The token counts that the events to be stored tell of; empty if none tells of any."""
+    counts: dict[str, int] = {}
+    for planned in events:
+        if planned.stored is None and planned.event.usage_metadata is not None:
+            counts = add_counts(counts, planned.event.usage_metadata.model_dump())
+    return counts
+
+
+def add_counts(total: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, int]:
+    """The sums of token counts."""
     added = dict(total)
-    for name, count in usage.model_dump().items():
+    for name, count in counts.items():
         added[name] = added.get(name, 0) + count
     return added
+
+
+def countable(counts: Mapping[str, int]) -> dict[str, int]:
+    """What a ledger adds of token counts: nothing gives tokens back, and what is zero is left out."""
+    return {name: min(counts[name], MAX_COUNT) for name in COUNTS if counts.get(name, 0) > 0}

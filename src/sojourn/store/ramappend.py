@@ -9,14 +9,15 @@ from sojourn.event import Event
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Appended, Batch
 from sojourn.session.state import StateDelta
-from sojourn.store.planning import AppendPlan, Planner, add_usage, plan_append, undoable
+from sojourn.store.planning import AppendPlan, Planner, add_counts, countable, plan_append, tokens_of, undoable
 from sojourn.store.ramrecords import StoredRun, copy_interrupt, copy_step
 from sojourn.store.ramstate import RamState
+from sojourn.store.ramusage import RamLedger
 from sojourn.store.rules import check_delta
 from sojourn.store.staging import StagedState
 
 
-def append(state: RamState, run: StoredRun, batch: Batch) -> Appended:
+def append(state: RamState, ledger: RamLedger, run: StoredRun, batch: Batch) -> Appended:
     """What `RunStore.append` does, for the attempt that may write."""
     session, record = run.session, run.record
     status = record.status if batch.move is None else move(record.status, batch.move, run_id=record.id)
@@ -41,8 +42,13 @@ def append(state: RamState, run: StoredRun, batch: Batch) -> Appended:
     for interrupt in interrupts:
         run.ask(interrupt)
     _hand_over(run, batch)
-    _write_record(run, batch, change, status)
-    return Appended(events, run.record.snapshot())
+    counts = tokens_of(change.events)
+    _write_record(run, batch, change, status, counts)
+    if spent := countable(counts):
+        ledger.add(record.app_name, record.user_id, platform.now(), spent)
+    since = batch.usage_since
+    usage = None if since is None else ledger.read(record.app_name, record.user_id, since)
+    return Appended(events, run.record.snapshot(), usage)
 
 
 def _plan(state: RamState, run: StoredRun, batch: Batch, status: RunStatus) -> AppendPlan:
@@ -96,15 +102,11 @@ def _hand_over(run: StoredRun, batch: Batch) -> None:
         run.undo = ()
 
 
-def _write_record(run: StoredRun, batch: Batch, change: AppendPlan, status: RunStatus) -> None:
+def _write_record(run: StoredRun, batch: Batch, change: AppendPlan, status: RunStatus, counts: dict[str, int]) -> None:
     """Stores what becomes of the run and its session."""
     record, now = run.record, platform.now()
-    usage, last_pos = record.usage, record.last_pos
-    for planned in change.events:
-        if planned.stored is None:
-            last_pos += 1
-            if planned.event.usage_metadata is not None:
-                usage = add_usage(usage, planned.event.usage_metadata)
+    last_pos = record.last_pos + sum(planned.stored is None for planned in change.events)
+    usage = add_counts(record.usage, counts) if counts else record.usage
     changes: dict[str, Any] = {"status": status, "usage": usage, "last_pos": last_pos}
     if batch.move is Move.REQUEUE and batch.died:
         changes["deaths"] = record.deaths + 1

@@ -24,6 +24,7 @@ from sojourn.page import Page
 from sojourn.run.status import Move
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Store, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
+from sojourn.run.usage import UserUsage
 from sojourn.session.types import History, Session, SessionKey
 
 T = TypeVar("T")
@@ -270,6 +271,10 @@ class FaultyStore:
     async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
         """As `RunStore.run_events`."""
         return await self._call("run_events", lambda: self.inner.run_events(run_uid, after=after, limit=limit))
+
+    async def user_usage(self, app_name: str, user_id: str, since: float | None = None) -> UserUsage:
+        """As `RunStore.user_usage`."""
+        return await self._call("user_usage", lambda: self.inner.user_usage(app_name, user_id, since))
 
     async def unfinished(self, app_name: str) -> list[RunRecord]:
         """As `RunStore.unfinished`."""

@@ -17,11 +17,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sojourn.errors import AlreadyExists, Conflict, NotFound, Unavailable
-from sojourn.event import Event
+from sojourn.errors import AlreadyExists, Conflict, NotFound, SojournError, Unavailable
+from sojourn.event import Event, Usage
 from sojourn.run.store import Answered, Appended, Batch, Begun, Fence, NewRun, Store, Submitted
+from sojourn.run.usage import UsageBucket, UserUsage, hour_of
 from sojourn.session.types import History, Session, SessionKey
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.store.planning import add_counts
 from sojourn.store.ramrecords import StoredRun, StoredSession
 from sojourn.testing.faults import FaultyStore
 from sojourn.testing.suite import StoreSuite
@@ -429,6 +431,53 @@ class GoesOnWhereTheOldBranchWas(Saboteur):
         run.session.active_agent = active_agent
 
 
+class SumsUpItsRuns(Saboteur):
+    """What a user has spent is what the runs say that are there: who deletes a session gets the tokens back."""
+
+    caught_by = ("test_deleting_a_session_gives_no_tokens_back", "test_usage_is_kept_by_the_hour")
+
+    async def user_usage(self, app_name: str, user_id: str, since: float | None = None) -> UserUsage:
+        hours: dict[int, dict[str, int]] = {}
+        for run in self._matching(app_name, user_id, None):
+            hour = hour_of(run.record.created_at)
+            hours[hour] = add_counts(hours.get(hour, {}), run.record.usage)
+        return UserUsage.of(UsageBucket(hour, Usage(**counts)) for hour, counts in sorted(hours.items()) if counts)
+
+
+class CountsRepeatsAgain(Saboteur):
+    """A later attempt that says what is stored already spends its tokens once more."""
+
+    caught_by = ("test_a_repeated_event_is_counted_once",)
+
+    async def append(self, fence: Fence, batch: Batch) -> Appended:
+        run = self._runs.get(fence.run_uid)
+        known = [e for e in batch.events if run is not None and run.find(e.branch, e.ordinal or 0) is not None]
+        appended = await super().append(fence, batch)
+        for event in known:
+            if event.usage_metadata is not None:
+                record = appended.record
+                counts = event.usage_metadata.model_dump()
+                self._ledger.add(record.app_name, record.user_id, event.timestamp, counts)
+        return appended
+
+
+class CountsWhatIsRefused(Saboteur):
+    """Tokens are counted in a transaction of their own, ahead of the append."""
+
+    caught_by = ("test_what_is_refused_is_not_spent",)
+
+    async def append(self, fence: Fence, batch: Batch) -> Appended:
+        run = self._runs.get(fence.run_uid)
+        try:
+            return await super().append(fence, batch)
+        except SojournError:
+            for event in batch.events:
+                if run is not None and event.usage_metadata is not None:
+                    counts = event.usage_metadata.model_dump()
+                    self._ledger.add(run.record.app_name, run.record.user_id, event.timestamp, counts)
+            raise
+
+
 class FailureIsAbsence(FaultyStore):
     """A database that does not answer looks like a session that does not exist."""
 
@@ -446,5 +495,6 @@ SABOTEURS: tuple[type[Saboteur], ...] = (
     MixesUpUsers, MixesUpIds, PutsNothingBack, ShowsAttemptsTheirWrites, SupersedesTheWholeRun, StoresReplaysAgain,
     AnswersTwice, SplitsPairs, PinsOnlyCalls, CutsTheWindowFirst, HidesAppState, LosesIncrements, UsesRunUidsAgain,
     KeepsEventsOfTheDeleted, KeepsWhatCameAfter, TakesThePlaceTooSoon, RepeatsWhatGoesOn, GoesOnWhereTheOldBranchWas,
+    SumsUpItsRuns, CountsRepeatsAgain, CountsWhatIsRefused,
 )  # fmt: skip
 """All saboteurs but `FailureIsAbsence`, which needs a store to wrap."""

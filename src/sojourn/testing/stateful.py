@@ -46,7 +46,7 @@ from sojourn.testing.builders import (
     step,
 )
 from sojourn.testing.clock import ManualPlatform
-from sojourn.testing.world import assert_same_world, read_world
+from sojourn.testing.world import assert_same_world, read_usage, read_world
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ _event_specs = st.builds(
     calls=st.lists(st.sampled_from(["c1", "c2"]), max_size=2, unique=True),
     responses=st.lists(st.sampled_from(["c1", "c2", "q1"]), max_size=1),
     summary_until=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 12)),
-    tokens=st.sampled_from([0, 0, 3]),
+    tokens=st.sampled_from([0, 0, 3, -1]),
 )
 _lives = st.one_of(st.none(), st.dictionaries(st.sampled_from([None, "a", "b"]), st.integers(0, 5)))
 _moves = st.sampled_from([*[None] * 16, *Move])
@@ -366,7 +366,7 @@ class StoreComparison(RuleBasedStateMachine):
         by=st.sampled_from(list(Move)),
         interrupt_id=_ids,
         value=_answers,
-        seconds=st.sampled_from([0.0, 5.0]),
+        seconds=st.sampled_from([0.0, 5.0, 3600.0]),
     )
     def meddle(self, data: st.DataObject, what: str, by: Move, interrupt_id: str, value: Any, seconds: float) -> None:
         """Does to any run what comes from outside of it, whether it is the time for it or not."""
@@ -409,6 +409,15 @@ class StoreComparison(RuleBasedStateMachine):
             model = self._runner.run(read_world(self.model.store, [APP_NAME]))
             tested = self._runner.run(read_world(self.tested.store, [APP_NAME]))
             assert_same_world(tested, model)
+
+    @invariant()
+    def same_usage(self) -> None:
+        """Both stores know what was spent, also in sessions that are deleted."""
+        if hasattr(self, "tested"):
+            for user_id in ("alice", "bob"):
+                model = self._runner.run(read_usage(self.model.store, APP_NAME, user_id))
+                tested = self._runner.run(read_usage(self.tested.store, APP_NAME, user_id))
+                assert_same_world(tested, model)
 
     def _open(self) -> Store:
         return self._runner.run(_opened(type(self).open_store(Path(self._directory.name))))

@@ -36,6 +36,7 @@ from sojourn.testing.repeat_conformance import RepeatConformance
 from sojourn.testing.run_conformance import RunConformance
 from sojourn.testing.session_conformance import SessionServiceConformance
 from sojourn.testing.state_conformance import StateConformance
+from sojourn.testing.usage_conformance import UsageConformance
 
 
 class RunStoreConformance(
@@ -45,6 +46,7 @@ class RunStoreConformance(
     InterruptConformance,
     HistoryConformance,
     RepeatConformance,
+    UsageConformance,
     ConcurrencyConformance,
 ):
     """The cases of `RunStore`, and of the parts of `SessionService` that read what runs write."""

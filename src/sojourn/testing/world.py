@@ -18,7 +18,7 @@ _WINDOWS = (0, 1, 3, None)
 
 
 async def read_world(store: Store, app_names: Iterable[str]) -> World:
-    """Reads sessions, state, events, windows, runs, steps and interrupts of some apps.
+    """Reads sessions, state, events, windows, runs, steps, interrupts and what the users have spent, of some apps.
 
     Keys that a store makes for itself (`uid`s) are left out, so that the worlds of two stores can be equal.
     """
@@ -105,12 +105,23 @@ async def _read_app(store: Store, app_name: str) -> World:
     unfinished = await store.unfinished(app_name)
     interrupts = await store.list_interrupts(app_name, open_only=False)
     open_ones = await store.list_interrupts(app_name)
+    sessions = await all_sessions(store, app_name)
     return {
-        "sessions": [await _read_session(store, s) for s in await all_sessions(store, app_name)],
+        "sessions": [await _read_session(store, s) for s in sessions],
         "runs": [await _read_run(store, r) for r in runs],
         "unfinished": [(r.key, r.no, r.status) for r in unfinished],
         "interrupts": sorted((_interrupt(i) for i in interrupts), key=str),
         "open": sorted((i.user_id, i.run_id, i.id) for i in open_ones),
+        "usage": {user: await read_usage(store, app_name, user) for user in sorted({s.user_id for s in sessions})},
+    }
+
+
+async def read_usage(store: Store, app_name: str, user_id: str) -> World:
+    """The ledger of a user, with or without sessions."""
+    usage = await store.user_usage(app_name, user_id)
+    return {
+        "total": usage.total.model_dump(),
+        "hours": [(bucket.hour, bucket.usage.model_dump()) for bucket in usage.buckets],
     }
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from sojourn.content import Content
+from sojourn.event import Usage
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.types import RunQuery
 from sojourn.session.state import StateDelta
@@ -60,6 +61,8 @@ async def everything(store, other):
     run = await start(store)
     first = event(run, 1, "x", calls=["c1"], state={"a": 1}, deleted=["b"], increments={"n": 1})
     await write(store, run, first, steps=[step("k")])
+    await write(store, run, event(run, 3, "z", usage_metadata=Usage(total_token_count=1)), usage_since=0.0)
+    await store.user_usage("shop", "alice")
     await write(store, run, event(run, 2, "y", responses=["c1"], summary_until=1), state=StateDelta(values={"z": 1}))
     run = (await next_attempt(store, run)).record
     await write(store, run, event(run, 1, "other", calls=["c1"], state={"a": 3}), live={None: 2}, agent="billing")

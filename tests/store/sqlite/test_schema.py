@@ -11,6 +11,7 @@ import pytest
 
 from sojourn.agents.function import agent
 from sojourn.errors import Unavailable, Unsupported
+from sojourn.event import Usage
 from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
 from sojourn.store.sqlite import schema
@@ -36,7 +37,7 @@ def test_a_file_is_made(path: Path) -> None:
     assert conn.execute("PRAGMA synchronous").fetchone() == (2,)
     tables = conn.execute("SELECT name, strict FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     assert dict(tables.fetchall()) == dict.fromkeys(
-        ("sessions", "runs", "events", "calls", "state", "undo", "steps", "interrupts"), 1
+        ("sessions", "runs", "events", "calls", "state", "undo", "steps", "interrupts", "user_usage"), 1
     )
     conn.close()
 
@@ -136,6 +137,31 @@ async def test_a_run_of_version_1_knows_who_started_it_and_what_took_its_place(v
     assert (finished.start_agent, finished.superseded_by) == ("sales", "waiting")
     assert (waiting.start_agent, waiting.superseded_by) == (None, None)
     assert waiting.message_seq is not None
+
+
+async def test_what_runs_of_version_1_have_spent_is_counted(version_1: Path, opened) -> None:
+    conn = sqlite3.connect(version_1)
+    half, many, none = '{"total_token_count":8,"prompt_token_count":5}', '{"total_token_count":100}', '{"total_token_count":0}'
+    conn.execute("UPDATE runs SET usage = ?, finished_at = 1700007200.5 WHERE id = 'finished'", (half,))
+    conn.execute("UPDATE runs SET usage = ?, started_at = 1700000000.5 WHERE id = 'waiting'", (many,))
+    columns = [name for _, name, *_ in conn.execute("PRAGMA table_info(runs)") if name not in ("uid", "id", "user_id", "usage")]
+    same = ", ".join(columns)
+    for run_id, user, usage in (("more", "ann", half), ("bens", "ben", many), ("free", "cleo", none), ("unknown", "dan", None)):
+        conn.execute(
+            f"INSERT INTO runs (id, user_id, usage, {same}) SELECT ?, ?, ?, {same} FROM runs WHERE id = 'finished'",
+            (run_id, user, usage),
+        )
+    conn.commit()
+    conn.close()
+    store = opened()
+    usage = await store.user_usage("trains", "ann")
+    assert [(b.hour, b.usage) for b in usage.buckets] == [
+        (1_699_999_200, Usage(total_token_count=100)), (1_700_006_400, Usage(total_token_count=16, prompt_token_count=10)),
+    ]  # fmt: skip
+    assert usage.total.total_token_count == 116
+    assert (await store.user_usage("trains", "ben")).total == Usage(total_token_count=100)
+    for user in ("cleo", "dan"):
+        assert await store.user_usage("trains", user) == (Usage(), [])
 
 
 async def test_a_version_1_file_has_the_tables_of_a_new_one(version_1: Path, tmp_path: Path) -> None:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import replace
-from typing import Any, Literal, Self
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, Self
 
 from pydantic import PydanticUserError
 from pydantic_ai import Agent as Engine
-from pydantic_ai import RunContext, ToolDefinition
-from pydantic_ai import Tool as EngineTool
-from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
+from pydantic_ai.exceptions import UserError
 from pydantic_ai.models import Model
-from pydantic_ai.output import NativeOutput, PromptedOutput, StructuredDict, ToolOutput
-from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, FunctionToolset
+from pydantic_ai.toolsets import CombinedToolset
 
-from sojourn.agents.base import Agent, Yielded
+from sojourn.agents.base import Agent, Yielded, close_agent, listed
 from sojourn.agents.context import Context
-from sojourn.agents.llm.calls import TRANSFER_TOOL, AfterTool, BeforeTool, People, RecordedTools, tool_context
+from sojourn.agents.llm.calls import TRANSFER_TOOL, AfterTool, BeforeTool, People, RecordedTools
+from sojourn.agents.llm.clients import Clients
+from sojourn.agents.llm.handover import handing_over
 from sojourn.agents.llm.instruction import Instruction, instructions_of
 from sojourn.agents.llm.models import resolve
-from sojourn.agents.llm.tool import Tool, ToolFunction, agents_named, body_of, context_parameter, tool
+from sojourn.agents.llm.output import OutputMode, OutputShape
+from sojourn.agents.llm.tool import Tool
+from sojourn.agents.llm.toolbox import AnyTool, Toolbox
 from sojourn.agents.llm.turns import Turns
-from sojourn.agents.threads import in_thread
 from sojourn.content import Content
-from sojourn.errors import InvalidInput, SojournError
+from sojourn.errors import InvalidInput
 
 logger = logging.getLogger("sojourn.llm")
-
-OUTPUT_TOOL = "final_result"
-"""The tool by which a model gives structured output; pydantic-ai's name for it."""
 
 BeforeModel = Callable[[Context, Sequence[Any]], Any]
 """Called with the context and the messages that the model is to read (pydantic-ai's), sync or async. What it returns, if not
@@ -41,12 +35,6 @@ None, is said in place of calling the model: text or content."""
 
 AfterModel = Callable[[Context, Content], Any]
 """Called with the context and what the model said. What it returns, if not None, is said instead: text or content."""
-
-OutputMode = Literal["tool", "native", "prompted"]
-_OUTPUT_MODES: dict[str, Callable[[Any], Any]] = {"tool": ToolOutput, "native": NativeOutput, "prompted": PromptedOutput}
-
-AnyTool = ToolFunction | Tool | EngineTool[Any] | AbstractToolset[Any]
-"""What an agent may be given as a tool."""
 
 
 class LlmAgent(Agent):
@@ -108,33 +96,41 @@ class LlmAgent(Agent):
         super().__init__(name=name, **options)
         if not isinstance(instruction, str) and not callable(instruction):
             raise InvalidInput(f"the instruction of agent {name!r} is neither a text nor a function", code="agent.invalid")
-        if isinstance(output_schema, dict):
-            _check_schema(name, output_schema)
         self.model = model
         self.base_url = base_url
         self.instruction = instruction
-        self.output_schema = output_schema
+        self.output = OutputShape(name, output_schema, output_mode)
         self.output_key = output_key
-        if output_mode not in (None, *_OUTPUT_MODES):
-            known = ", ".join(_OUTPUT_MODES)
-            raise InvalidInput(f"output_mode of agent {name!r} is {output_mode!r}; it may be {known}", code="agent.invalid")
-        self._output_mode = output_mode
-        self.before_model = _listed(before_model)
-        self.after_model = _listed(after_model)
-        self.before_tool = _listed(before_tool)
-        self.after_tool = _listed(after_tool)
+        self.before_model = listed(before_model)
+        self.after_model = listed(after_model)
+        self.before_tool = listed(before_tool)
+        self.after_tool = listed(after_tool)
         self.tool_timeout = tool_timeout
-        self.own_tools: dict[str, Tool] = {}
         self._api_key = api_key
-        self._model: Model | None = model if isinstance(model, Model) else None
         self._settings = model_settings
         self._retries = retries
-        self._functions: FunctionToolset[Turns] = FunctionToolset()
-        self._toolsets: list[AbstractToolset[Turns]] = []
+        self._toolbox = Toolbox(name, tools, (TRANSFER_TOOL, *self.output.reserved_names()))
+        self._hold_nothing()
+
+    def _hold_nothing(self) -> None:
+        """As the agent is before its first run: nothing is made, nothing is open."""
         self._engine: tuple[bool, Engine[Turns, Any]] | None = None
+        self._model: Model | None = None
+        # Models made of names that the agent had before.
+        self._outgrown: list[Model] = []
+        self._clients = Clients(self._toolbox.toolsets)
         self._running = 0
         self._closing = False
-        self._take_tools(tools)
+
+    @property
+    def output_schema(self) -> Any:
+        """What the answer must be: a type, or a JSON schema as a dict; None for text."""
+        return self.output.schema
+
+    @property
+    def own_tools(self) -> dict[str, Tool]:
+        """The agent's tools that are functions or made by `@tool`, by name."""
+        return self._toolbox.own
 
     async def run(self, ctx: Context) -> AsyncIterator[Yielded]:
         """Takes turns with the model until it has answered."""
@@ -142,6 +138,7 @@ class LlmAgent(Agent):
         instructions = await instructions_of(ctx, self.instruction, turns.targets)
         # What closes this closes the turns: nothing is left to a garbage collector.
         self._running += 1
+        self._clients.use()
         try:
             async with aclosing(turns.take(self.engine, instructions)) as taken:
                 async for said in taken:
@@ -149,44 +146,34 @@ class LlmAgent(Agent):
         finally:
             self._running -= 1
             if self._closing and not self._running:
-                await self._close_late()
+                await close_agent(self)
 
     async def close(self) -> None:
         """Ends the processes of the agent's MCP servers and its model's connections; what is needed again is opened again.
 
-        Not while runs use them, of another Runner or abandoned ones: then when the last of them has ended.
+        Not while runs use them, of another Runner or abandoned ones: then when the last of them has ended. A toolset that
+        other agents have, too, such as copies of this one, is closed by the last of those that have used it.
         """
         self._closing = self._running > 0
         if self._closing:
             logger.warning("agent %s is closed later: %d of its runs have not ended", self.name, self._running)
             return
-        for toolset in self._toolsets:
-            leaves: list[AbstractToolset[Any]] = []
-            toolset.apply(leaves.append)
-            for leaf in leaves:
-                client = getattr(leaf, "client", None)
-                if client is not None:
-                    await client.close()
-        if self._model is not None and self._model is not self.model:
-            made, self._model = self._model, None
-            async with made:
-                """Leaving it closes its connections."""
+        made, self._model, self._outgrown = self._made_models(), None, []
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._clients.let_go)
+            for model in made:
+                # Leaving it closes its connections.
+                await stack.enter_async_context(model)
 
-    async def _close_late(self) -> None:
-        # How the run ended is not to be covered up.
-        try:
-            await self.close()
-        except Exception:
-            logger.exception("agent %s could not be closed", self.name)
+    def _made_models(self) -> list[Model]:
+        """The models that are the agent's own to close: those that it was not given."""
+        return [*self._outgrown, *([self._model] if self._model is not None else [])]
 
     def __copy__(self) -> Self:
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__)
-        # What was made for the original's name and place, and what is its own to close.
-        made._engine = None
-        made._model = self.model if isinstance(self.model, Model) else None
-        made._running = 0
-        made._closing = False
+        # What was made, was made for the original's name and place, and is its own to close.
+        made._hold_nothing()
         return made
 
     def resolved_model(self) -> Model:
@@ -196,22 +183,24 @@ class LlmAgent(Agent):
             InvalidInput: `model.unknown`, `model.no_key`, `model.invalid`.
             Unsupported: `model.not_installed`.
         """
+        if isinstance(self.model, Model):
+            return self.model
         if self._model is None:
             self._model = resolve(self.model, self.base_url, self._api_key)
         return self._model
 
     def use_model(self, model: Model | str, *, base_url: str | None = None, api_key: str | None = None) -> None:
-        """Talks to another model from the next run on.
+        """Talks to another model from the next run on; copies of the agent go on with theirs.
 
         Args:
             model: As for the constructor.
             base_url: As for the constructor.
             api_key: As for the constructor.
         """
+        self._outgrown, self._model = self._made_models(), None
         self.model = model
         self.base_url = base_url
         self._api_key = api_key
-        self._model = model if isinstance(model, Model) else None
 
     @property
     def engine(self) -> Engine[Turns, Any]:
@@ -226,167 +215,28 @@ class LlmAgent(Agent):
         return self._engine[1]
 
     def _make_engine(self, has_family: bool) -> Engine[Turns, Any]:
-        tools = [self._functions, *self._toolsets]
+        tools = self._toolbox.all_toolsets()
         if has_family:
-            handing_over: FunctionToolset[Turns] = FunctionToolset()
-            handing_over.add_tool(EngineTool(transfer_to_agent, name=TRANSFER_TOOL, takes_ctx=True, prepare=_with_targets))
-            tools.append(handing_over)
-        used = [t for t in tools if not isinstance(t, FunctionToolset) or t.tools]
+            tools.append(handing_over())
         try:
             engine: Engine[Turns, Any] = Engine(
-                output_type=self._output_type(),
+                output_type=self.output.engine_type(),
                 deps_type=Turns,
                 name=self.name,
-                toolsets=[RecordedTools(CombinedToolset(used) if len(used) > 1 else used[0])] if used else [],
-                capabilities=[People()] if self._asks_people() else [],
+                toolsets=[RecordedTools(CombinedToolset(tools) if len(tools) > 1 else tools[0])] if tools else [],
+                capabilities=[People()] if self._toolbox.may_ask_people() else [],
                 model_settings=self._engine_settings(),
                 retries=self._retries,
                 defer_model_check=True,
             )
         except (UserError, TypeError, PydanticUserError) as error:
             raise InvalidInput(f"agent {self.name!r} cannot be built: {error}", code="agent.invalid") from error
-        if isinstance(self.output_schema, dict):
-            engine.output_validator(self._check_output)
+        if self.output.checks:
+            engine.output_validator(self.output.check)
         return engine
-
-    def _asks_people(self) -> bool:
-        """Whether any tool might: what could, costs a little with every call."""
-        own = self.own_tools.values()
-        foreign = self._toolsets or len(self._functions.tools) > len(self.own_tools)
-        return bool(foreign) or any(t.require_approval or t.long_running or context_parameter(t.fn) for t in own)
-
-    def _output_type(self) -> Any:
-        schema = self.output_schema
-        if schema is None:
-            return str
-        if isinstance(schema, dict):
-            schema = StructuredDict(schema if schema.get("type") == "object" else _wrapping(schema))
-        return schema if self._output_mode is None else _OUTPUT_MODES[self._output_mode](schema)
 
     def _engine_settings(self) -> Any:
         settings = self._settings
         if settings is None or isinstance(settings, Mapping):
             return settings or None
         return lambda ctx: settings(ctx.deps.ctx)
-
-    async def _check_output(self, output: Any) -> Any:
-        # pydantic-ai shows a schema to the model, and takes whatever comes.
-        import jsonschema
-
-        try:
-            jsonschema.validate(self.unwrapped(output), self.output_schema)
-        except jsonschema.ValidationError as error:
-            raise ModelRetry(f"the output does not fit its schema: {error.message}") from None
-        return output
-
-    def unwrapped(self, output: Any) -> Any:
-        """The output as `output_schema` has it: models give objects only."""
-        schema = self.output_schema
-        wraps = isinstance(schema, dict) and schema.get("type") != "object" and isinstance(output, dict)
-        return output.get("value") if wraps else output
-
-    def _take_tools(self, given: Sequence[AnyTool]) -> None:
-        for one in given:
-            if isinstance(one, AbstractToolset):
-                self._toolsets.append(one)
-                continue
-            if not callable(one) and not isinstance(one, EngineTool):
-                raise InvalidInput(f"tools of agent {self.name!r} holds {one!r}, which is no tool", code="tool.invalid")
-            made = one if isinstance(one, Tool | EngineTool) else tool(one)
-            if made.name == TRANSFER_TOOL or (made.name == OUTPUT_TOOL and self.output_schema is not None):
-                raise InvalidInput(f"a tool of agent {self.name!r} cannot be named {made.name!r}", code="tool.invalid")
-            if made.name in self._functions.tools:
-                raise InvalidInput(
-                    f"agent {self.name!r} has two tools named {made.name!r}; give one another name with @tool(name=…)",
-                    code="tool.duplicate_name",
-                )
-            if isinstance(made, Tool):
-                self.own_tools[made.name] = made
-            try:
-                self._functions.add_tool(made if isinstance(made, EngineTool) else _engine_tool(made))
-            except (UserError, NameError, TypeError, PydanticUserError) as error:
-                raise InvalidInput(f"tool {made.name!r} of agent {self.name!r}: {error}", code="tool.invalid") from error
-
-
-async def transfer_to_agent(ctx: RunContext[Turns], agent_name: str) -> str:
-    """Hands the conversation over to another agent, which answers in your place.
-
-    Args:
-        ctx: The turns.
-        agent_name: The agent's name.
-    """
-    try:
-        ctx.deps.calls.hand_over(ctx.tool_call_id or "", agent_name)
-    except SojournError as error:
-        raise ToolFailed(f"{error.code}: {error.message}") from None
-    return f"{agent_name} takes over"
-
-
-def _with_targets(ctx: RunContext[Turns], definition: ToolDefinition) -> ToolDefinition | None:
-    """The tool for handing over, with exactly those it may name; None if there are none."""
-    targets = ctx.deps.targets
-    if not targets:
-        return None
-    schema = dict(definition.parameters_json_schema)
-    schema["properties"] = {"agent_name": {"type": "string", "enum": [a.name for a in targets]}}
-    return replace(
-        definition,
-        parameters_json_schema=schema,
-        description=f"{definition.description}\n\nThe agents:\n{agents_named(targets)}",
-    )
-
-
-def _engine_tool(made: Tool) -> EngineTool[Any]:
-    return EngineTool(
-        _call_of(made.fn),
-        name=made.name,
-        description=made.description,
-        takes_ctx=False,
-        max_retries=made.retries,
-        sequential=made.sequential,
-    )
-
-
-def _call_of(fn: ToolFunction) -> Callable[..., Any]:
-    """The function as the model calls it: async, and without the parameter for the context."""
-    body = body_of(fn)
-    given = context_parameter(fn)
-    is_async = inspect.iscoroutinefunction(body)
-
-    @functools.wraps(body)
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        if given is not None:
-            kwargs[given] = tool_context()
-        if is_async:
-            return await fn(*args, **kwargs)
-        result = await in_thread(functools.partial(fn, *args, **kwargs))
-        return await result if inspect.isawaitable(result) else result
-
-    call.__doc__ = body.__doc__ or fn.__doc__
-    signature = inspect.signature(fn)
-    kept = [p for name, p in signature.parameters.items() if name != given]
-    call.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    # The context's annotation may be a name that only type checkers know.
-    call.__annotations__ = {name: hint for name, hint in call.__annotations__.items() if name != given}
-    return call
-
-
-def _check_schema(agent: str, schema: dict[str, Any]) -> None:
-    # Only agents with a schema pay for loading the validator.
-    import jsonschema
-
-    try:
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        message = f"output_schema of agent {agent!r} is not a JSON schema: {error.message}"
-        raise InvalidInput(message, code="agent.invalid") from None
-
-
-def _wrapping(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {"value": schema}, "required": ["value"], "additionalProperties": False}
-
-
-def _listed(value: Any) -> tuple[Any, ...]:
-    if value is None:
-        return ()
-    return (value,) if callable(value) else tuple(value)

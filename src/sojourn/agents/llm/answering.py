@@ -9,7 +9,6 @@ from dataclasses import replace
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import TypeAdapter
 from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
@@ -28,9 +27,13 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from sojourn import jsonvalue, platform
-from sojourn.agents.context import MODEL_STEP
+from sojourn.agents.base import PIECES_PER_TURN
+from sojourn.agents.context import MODEL_STEP, TOOL_STEP
 from sojourn.agents.llm.conversation import content_of, response_of
 from sojourn.agents.llm.models import retry_delay
+from sojourn.agents.llm.observed import observed
+from sojourn.agents.llm.record import recorded, restored
+from sojourn.agents.llm.storable import storable, storable_args, storable_text
 from sojourn.content import Content
 from sojourn.event import CallDelta, Thought
 from sojourn.run.config import StreamingMode
@@ -43,11 +46,6 @@ logger = logging.getLogger("sojourn.llm")
 RANDOM_ID = 16
 """Characters from which on a call's id is taken for one that no other call has ever had; shorter ones are counted."""
 
-PIECES_PER_TURN = 64
-"""Pieces of an answer after which other tasks get a turn: a buffered stream gives hundreds without waiting."""
-
-_response: TypeAdapter[ModelResponse] = TypeAdapter(ModelResponse)
-
 
 class RecordedModel(WrapperModel):
     """A model whose answers are steps of a run, for one agent in one attempt.
@@ -58,7 +56,7 @@ class RecordedModel(WrapperModel):
     """
 
     def __init__(self, wrapped: Model, turns: Turns) -> None:
-        super().__init__(wrapped)
+        super().__init__(observed(wrapped))
         self._turns = turns
         self._count = 0
 
@@ -72,20 +70,22 @@ class RecordedModel(WrapperModel):
         turns = self._turns
         turns.ctx.turn()
         self._count += 1
-        answer = _Answer(self.wrapped, turns, model_request_parameters)
+        answer = Answer(self.wrapped, turns, model_request_parameters)
         turns.answer = answer
         fresh: ModelResponse | None = None
 
         async def ask() -> Any:
             nonlocal fresh
-            fresh = await self._instead(messages) or await answer.ask(messages, _without_retries(self.wrapped, model_settings))
+            fresh = await self._instead(messages)
+            if fresh is None:
+                fresh = storable(await answer.ask(messages, _without_retries(self.wrapped, model_settings)))
             fresh = answer.with_own_ids(await self._changed(fresh))
-            # Not `exclude_defaults`: what kind a part is, is a default.
-            return _response.dump_python(fresh, mode="json", exclude_none=True)
+            kept, answer.files = await recorded(turns.ctx, fresh)
+            return kept
 
         stored = await turns.ctx.step(f"{MODEL_STEP}{self._count}", ask, with_next_event=True)
         if fresh is None:
-            fresh = _response.validate_python(stored)
+            fresh, answer.files = await restored(turns.ctx, stored)
             turns.call_ids.update(p.tool_call_id for p in fresh.parts if isinstance(p, ToolCallPart))
         return fresh
 
@@ -108,13 +108,19 @@ class RecordedModel(WrapperModel):
         return response
 
 
-class _Answer:
+class Answer:
     """One answer of a model, while it comes.
 
     Args:
         model: Who answers.
         turns: What it is for.
         parameters: What the model is offered.
+
+    Attributes:
+        hidden: The tools by which the agent's output is given.
+        text_is_output: Whether its text is the agent's output, as JSON: nothing for a screen.
+        streamed: Pieces that readers were sent.
+        files: Where those of its files are kept that are too large for the log: URIs of artifacts, by the parts' numbers.
     """
 
     def __init__(self, model: Model, turns: Turns, parameters: ModelRequestParameters) -> None:
@@ -122,12 +128,12 @@ class _Answer:
         self._turns = turns
         self._parameters = parameters
         self.hidden = frozenset(tool.name for tool in parameters.output_tools)
-        # Its text is the output, as JSON: nothing for a screen.
         self.text_is_output = parameters.output_mode in ("native", "prompted")
-        # Pieces that readers were sent.
         self.streamed = 0
-        # The ids of the calls, by those that the model gave them; and which call a part is.
-        self._own_ids: dict[str, str] = {}
+        self.files: dict[int, str] = {}
+        # The ids of the calls, by those that the model gave them and how many had the same before; and which call a part is.
+        self._own_ids: dict[tuple[str, int], str] = {}
+        self._given: dict[int, str] = {}
         self._calls: dict[int, tuple[str, str]] = {}
 
     async def ask(self, messages: list[ModelMessage], settings: ModelSettings | None) -> ModelResponse:
@@ -164,19 +170,22 @@ class _Answer:
         if isinstance(event, PartDeltaEvent):
             delta = event.delta
             if isinstance(delta, TextPartDelta):
-                return None if self.text_is_output else delta.content_delta
+                return None if self.text_is_output else storable_text(delta.content_delta)
             if isinstance(delta, ThinkingPartDelta):
-                return Thought(delta.content_delta or "")
+                return Thought(storable_text(delta.content_delta or ""))
             if isinstance(delta, ToolCallPartDelta) and delta.args_delta and event.index in self._calls:
                 return CallDelta(*self._calls[event.index], _json_text(delta.args_delta))
         elif isinstance(event, PartStartEvent):
             part = event.part
             if isinstance(part, TextPart):
-                return None if self.text_is_output else part.content
+                return None if self.text_is_output else storable_text(part.content)
             if isinstance(part, ThinkingPart):
-                return Thought(part.content)
+                return Thought(storable_text(part.content))
             if isinstance(part, ToolCallPart) and part.tool_name not in self.hidden:
-                call = self._calls[event.index] = (self._own_id(part.tool_call_id), part.tool_name)
+                before = [given for index, given in self._given.items() if index < event.index]
+                self._given[event.index] = part.tool_call_id
+                own = self._own_id(part.tool_call_id, before.count(part.tool_call_id))
+                call = self._calls[event.index] = (own, storable_text(part.tool_name))
                 return CallDelta(*call, _json_text(part.args or ""))
         return None
 
@@ -185,23 +194,30 @@ class _Answer:
         if not any(isinstance(part, ToolCallPart) for part in response.parts):
             return response
         parts = list(response.parts)
+        given: list[str] = []
         for i, part in enumerate(parts):
             if isinstance(part, ToolCallPart):
-                parts[i] = replace(part, tool_call_id=self._own_id(part.tool_call_id))
+                parts[i] = replace(part, tool_call_id=self._own_id(part.tool_call_id, given.count(part.tool_call_id)))
+                given.append(part.tool_call_id)
         return replace(response, parts=parts)
 
-    def _own_id(self, given: str) -> str:
-        """The id of a call: the model's own if nobody has it; some count from 0 each time."""
-        known = self._own_ids.get(given)
+    def _own_id(self, given: str, number: int) -> str:
+        """The id of a call: the model's own if nobody has it; some count from 0 each time.
+
+        Args:
+            given: The model's own.
+            number: How many calls of the answer had the same before this one.
+        """
+        known = self._own_ids.get((given, number))
         if known is not None:
             return known
         turns = self._turns
-        # What the models of parallel branches are saying is not known here, nor what lies beyond the window of history.
+        # What the models of parallel branches and calls say is not known here, nor what lies beyond the window of history.
+        beside = turns.ctx.branch is not None or TOOL_STEP in turns.ctx.scope
         counted = len(given) < RANDOM_ID and not turns.knows_all
-        taken = turns.ctx.branch is not None or counted or given in turns.call_ids
-        id_ = platform.new_id() if taken else given
+        id_ = platform.new_id() if beside or counted or given in turns.call_ids else given
         turns.call_ids.add(id_)
-        self._own_ids[given] = self._own_ids[id_] = id_
+        self._own_ids[given, number] = id_
         return id_
 
 
@@ -212,5 +228,6 @@ def _without_retries(model: Model, settings: ModelSettings | None) -> ModelSetti
     return {"max_retries": 0, **(settings or {})}
 
 
-def _json_text(args: Any) -> str:
+def _json_text(given: Any) -> str:
+    args = storable_text(given) if isinstance(given, str) else storable_args(given)
     return args if isinstance(args, str) else jsonvalue.encode(args)

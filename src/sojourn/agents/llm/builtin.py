@@ -59,6 +59,9 @@ async def load_artifact(name: str, context: ToolContext, version: int | None = N
     if part.text is not None:
         return part.text
     kind = part.inline_data.mime_type if part.inline_data is not None else ""
+    if part.inline_data is not None and kind == "application/json":
+        # Models take JSON as text; results that were too large for the log are kept as such files.
+        return part.inline_data.data.decode(errors="replace")
     shown = await file_content(context, FileData(file_uri=artifact_uri(name, version), mime_type=kind))
     return shown if isinstance(shown, str) else ToolReturn(f"the file {name}, {kind}, follows", content=[shown])
 

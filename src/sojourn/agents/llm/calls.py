@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
 from pydantic_ai import RunContext, WrapperToolset
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
-from pydantic_ai.messages import BinaryContent, ToolCallPart, ToolReturn, UserContent
+from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
 from pydantic_ai.toolsets import ToolsetTool
-from pydantic_core import to_jsonable_python
 
 from sojourn import jsonvalue
 from sojourn.agents.context import Context
 from sojourn.agents.control import RunPaused
+from sojourn.agents.effects import EFFECTS, Effects
+from sojourn.agents.llm.observed import observed_call
+from sojourn.agents.llm.outcome import Room, returned, told
+from sojourn.agents.llm.storable import storable_text
 from sojourn.agents.llm.tool import Tool, ToolContext
 from sojourn.agents.question import Question
-from sojourn.content import FunctionCall
+from sojourn.content import FunctionCall, FunctionResponse
 from sojourn.errors import Fenced, LimitExceeded, RunCancelled, SojournError
-from sojourn.event import EventActions
-from sojourn.session.state import State, StateDelta
 
 if TYPE_CHECKING:
     from sojourn.agents.llm.turns import Turns
@@ -60,10 +60,6 @@ CONFIRMATION = {
 
 MAX_FAILURE = 16_384
 """Characters that a model is told of a failure; what libraries put into their errors has no bound."""
-
-_user_content: TypeAdapter[list[UserContent]] = TypeAdapter(
-    list[UserContent], config={"ser_json_bytes": "base64", "val_json_bytes": "base64"}
-)
 
 _current: ContextVar[ToolContext] = ContextVar("sojourn_tool_context")
 
@@ -129,6 +125,7 @@ class Calls:
         self._timeout = timeout
         self._before = before
         self._after = after
+        self._room = Room(ctx)
         self._outcomes: dict[str, dict[str, Any]] = {}
 
     def hand_over(self, call_id: str, name: str) -> None:
@@ -137,7 +134,7 @@ class Calls:
         Raises:
             SojournError: It may not; see `Context.transfer_to`.
         """
-        self._ctx._attempt.check_transfer(self._ctx, name)
+        self._ctx.check_transfer(name)
         self._outcomes.setdefault(call_id, {})["transfer"] = name
 
     # -- one call ---------------------------------------------------------------------------------------------------
@@ -156,10 +153,12 @@ class Calls:
             raise ApprovalRequired
         # What a tool did before it asked for leave itself is not what it does with it.
         key = f"tool:{call_id}:approved" if approved and (tool is None or not tool.require_approval) else f"tool:{call_id}"
-        ctx = ToolContext(self._ctx, State(self._ctx.state.to_dict()), name, call_id, key)
+        ctx = ToolContext(self._ctx, name, call_id, key)
         token = _current.set(ctx)
         try:
-            outcome = await self._ctx.step(key, lambda: self._outcome(ctx, tool, args, body))
+            outcome = await self._ctx.step(
+                key, lambda: observed_call(name, call_id, args, self._outcome(ctx, tool, args, body))
+            )
         except RunPaused:
             # The other calls of this turn go on; the run waits once they are done.
             raise CallDeferred(metadata={"paused": True}) from None
@@ -176,16 +175,14 @@ class Calls:
             raise CallDeferred(outcome["deferred"])
         if tool is not None and tool.long_running:
             raise CallDeferred({"status": outcome["result"]})
-        if "content" in outcome:
-            return ToolReturn(outcome["result"], content=_user_content.validate_python(outcome["content"]))
-        return outcome["result"]
+        return returned(outcome)
 
     async def _outcome(self, ctx: ToolContext, tool: Tool | None, args: dict[str, Any], body: Body) -> dict[str, Any]:
         """Makes a call; what came of it, as JSON."""
         limit = tool.timeout if tool is not None and tool.timeout is not None else self._timeout
         try:
             async with asyncio.timeout(limit) as bound:
-                outcome = _told(await self._result(ctx, args, body))
+                outcome = told(await self._result(ctx, args, body))
         except ModelRetry as error:
             return {"retry": _cut(error.message)}
         except ToolFailed as error:
@@ -201,12 +198,17 @@ class Calls:
                 # The run's own bounds are not the tool's failure.
                 raise
             return {"failed": _cut(f"{error.code}: {error.message}")}
-        except Exception as error:
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            return {"failed": "it was cancelled"}
+        # In a task of its own, what calls `sys.exit` would end the process.
+        except (Exception, SystemExit) as error:
             if isinstance(error, TimeoutError) and bound.expired():
                 return {"failed": f"it took longer than {limit:g} seconds"}
             logger.warning("tool %s failed in run %s", ctx.tool_name, ctx.run_id, exc_info=error)
-            return {"failed": _cut(f"{type(error).__name__}: {error}")}
-        return _bounded(outcome | _effects(ctx), ctx.run_config.max_event_bytes)
+            return {"failed": _cut(f"{type(error).__name__}: {_words_of(error)}")}
+        return self._room.bounded(ctx.tool_name, ctx.call_id, outcome | ctx.effects().to_json())
 
     async def _result(self, ctx: ToolContext, args: dict[str, Any], body: Body) -> Any:
         for before in self._before:
@@ -222,23 +224,32 @@ class Calls:
                 return given
         return result
 
-    def take_effect(self, calls: Sequence[str]) -> None:
-        """Makes what tools did besides giving a result part of what the agent's next event does.
+    def shared_out(self, given: Sequence[FunctionResponse]) -> Iterator[Sequence[FunctionResponse]]:
+        """What calls gave, as far as it goes with one event each; what they did is part of what the agent's next event does.
 
         Args:
-            calls: Ids of calls, in the order in which they were made.
+            given: In the order in which the calls were made.
         """
-        ctx = self._ctx
-        for outcome in (self._outcomes.pop(id_, {}) for id_ in calls):
-            if "state" in outcome:
-                ctx.state.write(StateDelta.of_all(EventActions.model_validate(outcome["state"])))
-            if "artifacts" in outcome:
-                ctx._artifact_delta = {**(ctx._artifact_delta or {}), **outcome["artifacts"]}
-            if "actions" in outcome:
-                ctx.set_actions(**outcome["actions"])
-            if "transfer" in outcome:
-                self.transfer = self.transfer or outcome["transfer"]
-            self.ends = self.ends or "ends" in outcome
+        counts = [len(given)]
+        if len(given) > 1:
+            counts = self._room.shared_out(self._size_of(response) for response in given)
+        taken = 0
+        for count in counts:
+            part = given[taken : taken + count]
+            taken += count
+            for response in part:
+                self._take_effect(Effects.from_json(self._outcomes.pop(response.id or "", {})))
+            yield part
+
+    def _size_of(self, given: FunctionResponse) -> int:
+        outcome = self._outcomes.get(given.id or "", {})
+        effects = {key: value for key, value in outcome.items() if key in EFFECTS}
+        return self._room.size_of(given.name, given.id or "", given.response, effects)
+
+    def _take_effect(self, effects: Effects) -> None:
+        self._ctx.join(effects)
+        self.transfer = self.transfer or effects.transfer
+        self.ends = self.ends or effects.ends
 
     # -- people -----------------------------------------------------------------------------------------------------
 
@@ -260,6 +271,12 @@ class Calls:
             approvals={c.tool_call_id: _verdict(a) for c, a in zip(requests.approvals, verdicts, strict=True)},
             calls={c.tool_call_id: a for c, a in zip(results, values, strict=True)},
         )
+
+
+def _is_cancelled() -> bool:
+    """Whether the calling task was, and not something that it has waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _needs_approval(tool: Tool, args: dict[str, Any]) -> bool:
@@ -290,53 +307,13 @@ def _verdict(answer: Any) -> ToolApproved | ToolDenied:
     return ToolDenied(f"A person denied this call{f': {reason}' if reason else '.'}")
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_FAILURE else f"{text[:MAX_FAILURE]}…"
-
-
-def _told(result: Any) -> dict[str, Any]:
-    """A tool's result as JSON.
-
-    Raises:
-        ToolFailed: It cannot be.
-    """
-    content: Sequence[UserContent] | str | None = None
-    if isinstance(result, ToolReturn):
-        result, content = result.return_value, result.content
-    elif isinstance(result, BinaryContent):
-        result, content = f"{result.media_type}, which follows", [result]
+def _words_of(error: BaseException) -> str:
     try:
-        told = {"result": jsonvalue.copy(to_jsonable_python(result), where="the result")}
-        if content is not None:
-            items: list[UserContent] = [content] if isinstance(content, str) else list(content)
-            told["content"] = _user_content.dump_python(items, mode="json")
-    except ValueError as error:
-        raise ToolFailed(f"the tool returned a {type(result).__name__}, which is not JSON: {error}") from None
-    except SojournError as error:
-        raise ToolFailed(f"the tool returned what is not JSON: {error.message}") from None
-    return told
+        return str(error)
+    except Exception:
+        return "what it says cannot be read"
 
 
-def _bounded(outcome: dict[str, Any], max_bytes: int) -> dict[str, Any]:
-    """An outcome that a step may have; a failure in place of one that is too large for that."""
-    size = jsonvalue.size(outcome)
-    if size <= max_bytes:
-        return outcome
-    return {"failed": f"the result is too large: {size} bytes, more than {max_bytes}; ask for less of it"}
-
-
-def _effects(ctx: ToolContext) -> dict[str, Any]:
-    """What a call did besides giving a result, as JSON."""
-    effects: dict[str, Any] = {}
-    delta = ctx.state.take()
-    if delta:
-        effects["state"] = EventActions(**delta.as_actions()).to_wire()
-    if ctx._artifact_delta:
-        effects["artifacts"] = ctx._artifact_delta
-    if ctx._actions is not None:
-        effects["actions"] = ctx._actions.model_dump(mode="json", exclude_unset=True)
-    if ctx._transfer is not None:
-        effects["transfer"] = ctx._transfer
-    if ctx._ends:
-        effects["ends"] = True
-    return effects
+def _cut(words: str) -> str:
+    text = storable_text(words)
+    return text if len(text) <= MAX_FAILURE else f"{text[:MAX_FAILURE]}…"

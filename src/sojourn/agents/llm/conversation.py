@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pydantic_ai.messages import (
@@ -31,9 +32,9 @@ from sojourn.agents.context import Context
 from sojourn.artifact.types import ARTIFACT_SCHEME, parse_artifact_uri
 from sojourn.content import Blob, Content, FileData, FunctionResponse, Part
 from sojourn.errors import InvalidInput, NotFound, Unsupported
-from sojourn.event import ASK_CALL, CONFIRM_CALL, USER, Event, Usage
+from sojourn.event import ASK_CALL, CONFIRM_CALL, CREDENTIAL_CALL, USER, Event, Usage
 
-QUESTIONS = (ASK_CALL, CONFIRM_CALL)
+QUESTIONS = (ASK_CALL, CONFIRM_CALL, CREDENTIAL_CALL)
 """Calls that ask people: they stand in the log for people's eyes, no model has made them."""
 
 GO_ON = "Go on."
@@ -104,7 +105,7 @@ class _Reader:
 
     async def read(self, event: Event) -> None:
         """Adds what an event says."""
-        content = event.content
+        content = event.said
         if content is None:
             if event.output is not None and event.author != USER:
                 output = Content("model").with_text(jsonvalue.encode(event.output))
@@ -203,7 +204,7 @@ class _Reader:
 
 
 def _answers(event: Event) -> bool:
-    said = event.content is not None or event.output is not None
+    said = event.said is not None or event.output is not None
     return said and event.author != USER and event.error_code is None
 
 
@@ -262,19 +263,26 @@ def _url(file: FileData) -> UserContent:
 # -- what a model said ------------------------------------------------------------------------------------------------
 
 
-def content_of(response: ModelResponse, hidden: frozenset[str] = frozenset(), *, text: bool = True) -> Content | None:
+def content_of(
+    response: ModelResponse,
+    hidden: frozenset[str] = frozenset(),
+    *,
+    text: bool = True,
+    files: Mapping[int, str] = MappingProxyType({}),
+) -> Content | None:
     """A model's response as content.
 
     Args:
         response: The response.
         hidden: Names of calls that carry the agent's output: nobody else is to see them.
         text: Whether its text is for others; else it is the agent's output too.
+        files: URIs of artifacts that stand for files of the response, by the parts' numbers.
 
     Returns:
         The content; None if there is nothing in it.
     """
     parts: list[Part] = []
-    for part in response.parts:
+    for number, part in enumerate(response.parts):
         if isinstance(part, TextPart):
             if part.content and text:
                 parts.append(Part(text=part.content))
@@ -282,6 +290,8 @@ def content_of(response: ModelResponse, hidden: frozenset[str] = frozenset(), *,
             parts.append(Part(text=part.content, thought=True))
         elif isinstance(part, ToolCallPart) and part.tool_name not in hidden:
             parts.append(Part.from_function_call(part.tool_name, part.args_as_dict(), id=part.tool_call_id))
+        elif isinstance(part, FilePart) and number in files:
+            parts.append(Part.from_uri(files[number], part.content.media_type))
         elif isinstance(part, FilePart):
             parts.append(Part.from_bytes(part.content.data, part.content.media_type))
     return Content("model", tuple(parts)) if parts else None

@@ -189,10 +189,11 @@ def model_error(error: BaseException, agent: str) -> SojournError:
     )
 
 
-def unsupported_content(error: Exception, agent: str) -> SojournError | None:
-    """The error of ours if a request could not be made of the conversation, such as of a file of a kind unknown to the model.
+def engine_error(error: Exception, agent: str) -> SojournError | None:
+    """The error of ours if pydantic-ai itself has stumbled; None for all else, which is of the user's code.
 
-    Only what pydantic-ai itself raised while it mapped or fetched content is: all else is of the user's code.
+    It may stumble over the conversation that it makes a request of, such as a file of a kind unknown to the model, and over
+    what the provider answered.
 
     Args:
         error: Any error out of a run.
@@ -200,10 +201,14 @@ def unsupported_content(error: Exception, agent: str) -> SojournError | None:
     """
     walked = traceback.walk_tb(error.__traceback__)
     frames = [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walked]
-    mapped = isinstance(error, ValueError | RuntimeError) and frames and frames[-1][0].startswith(_MAPPING)
-    if not mapped and ("pydantic_ai.models", "download_item") not in frames:
-        return None
-    return model_error(NotImplementedError(str(error)), agent)
+    inner = frames[-1][0] if frames else ""
+    if isinstance(error, ValueError | RuntimeError) and inner.startswith(_MAPPING):
+        return model_error(NotImplementedError(str(error)), agent)
+    if ("pydantic_ai.models", "download_item") in frames:
+        return model_error(NotImplementedError(str(error)), agent)
+    if isinstance(error, LookupError | TypeError | AttributeError | AssertionError) and inner.startswith("pydantic_ai.models."):
+        return model_error(UnexpectedModelBehavior(f"{type(error).__name__} while its answer was read: {error}"), agent)
+    return None
 
 
 _MAPPING = ("pydantic_ai.models", "pydantic_ai.messages", "pydantic_ai._ssrf")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from sojourn.agents.context import Context
+from sojourn.agents.side import SideContext
 from sojourn.errors import InvalidInput
 
 if TYPE_CHECKING:
     from sojourn.agents.base import Agent
-    from sojourn.session.state import State
 
 ToolFunction = Callable[..., Any]
 
@@ -21,7 +21,7 @@ NeedsApproval = bool | Callable[..., bool]
 """Whether a person has to allow a call: always, never, or what a plain function of the call's arguments says."""
 
 
-class ToolContext(Context):
+class ToolContext(SideContext):
     """What a tool may use while it is called: the agent's context, with a view of the state of its own.
 
     State that a tool writes, artifacts that it saves and actions that it sets are kept with its result, and take effect
@@ -34,18 +34,13 @@ class ToolContext(Context):
             that the tool calls, and what they do is done once even if the process dies in mid-call.
     """
 
-    __slots__ = ("_ends", "call_id", "idempotency_key", "tool_name")
+    __slots__ = ("call_id", "idempotency_key", "tool_name")
 
-    def __init__(self, ctx: Context, state: State, tool_name: str, call_id: str, key: str) -> None:
-        super().__init__(ctx._attempt, ctx.agent, state, ctx.branch, ctx.path(key), ctx._boundary)
+    def __init__(self, ctx: Context, tool_name: str, call_id: str, key: str) -> None:
+        super().__init__(ctx, key)
         self.tool_name = tool_name
         self.call_id = call_id
         self.idempotency_key = ctx.step_id(key)
-        self._ends = False
-
-    def end_invocation(self) -> None:
-        """Ends the run once the results of this turn are stored."""
-        self._ends = True
 
 
 @dataclass(slots=True, frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import logging
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from pydantic_core import to_jsonable_python
 from sojourn import jsonvalue
 from sojourn.agents.base import Whole, Yielded
 from sojourn.agents.context import Context
-from sojourn.agents.llm.answering import RecordedModel
+from sojourn.agents.llm.answering import Answer, RecordedModel
 from sojourn.agents.llm.calls import Calls
 from sojourn.agents.llm.conversation import (
     as_the_run_began,
@@ -33,15 +34,17 @@ from sojourn.agents.llm.conversation import (
     with_message,
     wrapped_result,
 )
-from sojourn.agents.llm.models import model_error, unsupported_content
-from sojourn.content import Content, Part
+from sojourn.agents.llm.models import engine_error, model_error
+from sojourn.agents.llm.spilled import LOAD_TOOL, shown_again
+from sojourn.content import Content, FunctionResponse, Part
 from sojourn.errors import ToolError
 from sojourn.event import Event
 
 if TYPE_CHECKING:
     from sojourn.agents.base import Agent
     from sojourn.agents.llm.agent import LlmAgent
-    from sojourn.agents.llm.answering import _Answer
+
+logger = logging.getLogger("sojourn.llm")
 
 # The run's own bounds count; pydantic-ai's default one would end a long run early.
 _NO_LIMITS = UsageLimits(request_limit=None)
@@ -67,7 +70,7 @@ class Turns:
         self.calls = Calls(ctx, agent.own_tools, agent.tool_timeout, agent.before_tool, agent.after_tool)
         self.call_ids: set[str] = set()
         self.knows_all = True
-        self.answer: _Answer
+        self.answer: Answer
         self._spent: RequestUsage | None = None
 
     async def take(self, engine: Engine[Turns, Any], instructions: str) -> AsyncGenerator[Yielded]:
@@ -81,7 +84,8 @@ class Turns:
         self.call_ids.update(call.id for event in events for call in event.get_function_calls() if call.id)
         self.knows_all = len(events) >= self.ctx.session.event_count
         events = as_the_run_began(self.ctx.run_id, events)
-        history = await messages_of(self.ctx, with_message(self.ctx, events))
+        events = await shown_again(self.ctx, with_message(self.ctx, events), can_load=LOAD_TOOL in self.agent.own_tools)
+        history = await messages_of(self.ctx, events)
         model = RecordedModel(self.agent.resolved_model(), self)
         opening = engine.iter(
             message_history=history, instructions=instructions, model=model, deps=self, usage_limits=_NO_LIMITS
@@ -107,14 +111,14 @@ class Turns:
                                 returned.append(one.part)
                             elif isinstance(one, DeferredToolRequestsEvent) and returned:
                                 # Whoever reads the session while people are asked finds what is done.
-                                yield self._returned(returned, node.model_response)
+                                for event in self._returned(returned, node.model_response):
+                                    yield event
                                 returned = []
                     if returned:
-                        event = self._returned(returned, node.model_response)
-                        answered = self.ctx.actions.skip_summarization
-                        if self.calls.transfer is not None:
-                            self.ctx.transfer_to(self.calls.transfer)
-                        yield event
+                        answered = False
+                        for event in self._returned(returned, node.model_response, ends_turn=True):
+                            answered = answered or self.ctx.actions.skip_summarization
+                            yield event
                         if self.calls.ends:
                             self.ctx.end_invocation()
                         if answered or self.calls.ends or self.calls.transfer is not None:
@@ -126,10 +130,10 @@ class Turns:
                 yield paid
             raise model_error(error, self.agent.name) from error
         except Exception as error:
-            unsupported = unsupported_content(error, self.agent.name)
-            if unsupported is None:
+            known = engine_error(error, self.agent.name)
+            if known is None:
                 raise
-            raise unsupported from error
+            raise known from error
 
     async def _open(self, stack: AsyncExitStack, opening: Any) -> AgentRun[Turns, Any]:
         try:
@@ -137,6 +141,8 @@ class Turns:
         except (AgentRunError, UserError):
             raise
         except Exception as error:
+            # What a server's address or command is, is not for clients.
+            logger.warning("a toolset of agent %s cannot be used: %s", self.agent.name, error)
             raise ToolError(
                 f"a toolset of agent {self.agent.name!r} cannot be used: {type(error).__name__}; is its server running?",
                 code="tool.unavailable",
@@ -152,7 +158,7 @@ class Turns:
     def _said(self, response: ModelResponse) -> Event | None:
         """A model's answer as an event; None if there is nothing in it for anybody else."""
         answer = self.answer
-        content = content_of(response, answer.hidden, text=not answer.text_is_output)
+        content = content_of(response, answer.hidden, text=not answer.text_is_output, files=answer.files)
         spent = response.usage if self._spent is None else self._spent + response.usage
         if content is None:
             self._spent = spent
@@ -163,22 +169,31 @@ class Turns:
             self.ctx.state[agent.output_key] = content.text
         return Event(content=content, usage_metadata=usage_of(spent))
 
-    def _returned(self, parts: Sequence[ToolReturnPart], response: ModelResponse) -> Event:
-        """What calls gave as an event, in the order of the calls: which was done first is chance."""
+    def _returned(
+        self, parts: Sequence[ToolReturnPart], response: ModelResponse, *, ends_turn: bool = False
+    ) -> Iterator[Event]:
+        """What calls gave, in the order of the calls: which was done first is chance. One event, or as many as it takes.
+
+        Each is to be yielded before the next is asked for. With the last of a turn the run is handed over, if a call has.
+        """
         by_id = {part.tool_call_id: part for part in parts}
         ordered = [by_id.pop(p.tool_call_id) for p in response.parts if isinstance(p, ToolCallPart) and p.tool_call_id in by_id]
-        self.calls.take_effect([part.tool_call_id for part in ordered])
-        responses = (
-            Part.from_function_response(p.tool_name, _response_of(p), id=p.tool_call_id) for p in (*ordered, *by_id.values())
-        )
-        return Event(content=Content("user", tuple(responses)))
+        given = [
+            FunctionResponse(id=p.tool_call_id, name=p.tool_name, response=_response_of(p)) for p in [*ordered, *by_id.values()]
+        ]
+        left = len(given)
+        for told in self.calls.shared_out(given):
+            left -= len(told)
+            if ends_turn and not left and self.calls.transfer is not None:
+                self.ctx.transfer_to(self.calls.transfer)
+            yield Event(content=Content("user", tuple(Part(function_response=response) for response in told)))
 
     def _output(self, output: Any) -> Event | None:
         """The agent's structured output as an event; None if its answer was text, which has been said."""
         agent = self.agent
         if agent.output_schema is None:
             return None
-        value = jsonvalue.copy(to_jsonable_python(agent.unwrapped(output)), where="the output")
+        value = jsonvalue.copy(to_jsonable_python(agent.output.unwrapped(output)), where="the output")
         if agent.output_key is not None:
             self.ctx.state[agent.output_key] = value
         return Event(output=value, usage_metadata=None if self._spent is None else usage_of(self._spent))

@@ -10,9 +10,9 @@ from sojourn.event import Event
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Appended, Batch, Fence
 from sojourn.run.types import RunRecord
-from sojourn.store.planning import AppendPlan, add_usage
+from sojourn.store.planning import AppendPlan, add_counts, countable, tokens_of
 from sojourn.store.rules import check_delta, fenced
-from sojourn.store.sqlite import log, records, runs, state
+from sojourn.store.sqlite import ledger, log, records, runs, state
 from sojourn.store.sqlite.log import entry_of
 from sojourn.store.sqlite.messages import Messages
 from sojourn.store.sqlite.plans import HEAD, Head, Prepared, plan
@@ -82,10 +82,15 @@ def append(conn: sqlite3.Connection, fence: Fence, new: Prepared, messages: Mess
         _write_steps(conn, uid, new.steps)
     for question in new.interrupts:
         _ask(conn, uid, question)
-    record = _write_run(conn, head, fence, batch, change, status, hands_over, has_undo, messages)
+    counts = tokens_of(change.events)
+    if spent := countable(counts):
+        ledger.add(conn, head.app_name, head.user_id, platform.now(), spent)
+    record = _write_run(conn, head, fence, batch, change, status, hands_over, has_undo, counts, messages)
     if status.terminal and batch.move is not None and (head.has_asked or batch.interrupts):
         runs.drop_interrupts(conn, uid, batch.move)
-    return Appended(events, record)
+    since = batch.usage_since
+    usage = None if since is None else ledger.read(conn, head.app_name, head.user_id, since)
+    return Appended(events, record, usage)
 
 
 def _base_ordinal(head: Head, batch: Batch) -> int:
@@ -169,16 +174,16 @@ def _write_run(
     status: RunStatus,
     hands_over: bool,
     has_undo: bool,
+    counts: dict[str, int],
     messages: Messages,
 ) -> RunRecord:
     """Stores what becomes of the run and its session."""
     uid, now = fence.run_uid, platform.now()
-    new = [planned.event for planned in change.events if planned.stored is None]
-    seq, last_pos = head.event_count + len(new) + sum(len(p.answers) for p in change.events), head.last_pos + len(new)
+    new = sum(planned.stored is None for planned in change.events)
+    seq, last_pos = head.event_count + new + sum(len(p.answers) for p in change.events), head.last_pos + new
     usage = load_usage(head.usage)
-    for event in new:
-        if event.usage_metadata is not None:
-            usage = add_usage(usage, event.usage_metadata)
+    if counts:
+        usage = add_counts(usage, counts)
     agent, base_ordinal, base_seq, transfers = head.agent, head.base_ordinal, head.base_seq, head.transfers
     if hands_over:
         agent, base_ordinal, base_seq, transfers = batch.agent, _base_ordinal(head, batch), seq, transfers + 1

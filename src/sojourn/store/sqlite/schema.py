@@ -171,7 +171,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration(
         2,
-        "questions about function calls; runs that take the place of others",
+        "questions about function calls; runs that take the place of others; what users have spent",
         (
             "ALTER TABLE interrupts ADD COLUMN kind TEXT NOT NULL DEFAULT 'input'",
             "ALTER TABLE interrupts ADD COLUMN call_id TEXT",
@@ -181,6 +181,33 @@ MIGRATIONS: tuple[Migration, ...] = (
             "UPDATE runs SET start_agent = agent WHERE transfers = 0",
             "UPDATE runs SET superseded_by = r.id FROM runs r WHERE r.retry_of = runs.id AND r.app_name = runs.app_name "
             "AND r.user_id = runs.user_id",
+            # The columns after `hour` are the fields of `Usage`. Deleting a session leaves its user's rows alone.
+            """
+            CREATE TABLE user_usage (
+                app_name TEXT NOT NULL,
+                user_id TEXT NOT NULL,
+                hour INTEGER NOT NULL,
+                prompt_token_count INTEGER NOT NULL,
+                candidates_token_count INTEGER NOT NULL,
+                total_token_count INTEGER NOT NULL,
+                cached_content_token_count INTEGER NOT NULL,
+                thoughts_token_count INTEGER NOT NULL,
+                PRIMARY KEY (app_name, user_id, hour)
+            ) STRICT, WITHOUT ROWID
+            """,
+            # Of runs before, it is known what they spent, and until when they ran.
+            """
+            INSERT INTO user_usage
+            SELECT app_name, user_id, CAST(coalesce(finished_at, started_at, created_at) / 3600 AS INTEGER) * 3600,
+                max(0, CAST(total(json_extract(usage, '$.prompt_token_count')) AS INTEGER)),
+                max(0, CAST(total(json_extract(usage, '$.candidates_token_count')) AS INTEGER)),
+                max(0, CAST(total(json_extract(usage, '$.total_token_count')) AS INTEGER)),
+                max(0, CAST(total(json_extract(usage, '$.cached_content_token_count')) AS INTEGER)),
+                max(0, CAST(total(json_extract(usage, '$.thoughts_token_count')) AS INTEGER))
+            FROM runs WHERE usage IS NOT NULL GROUP BY 1, 2, 3
+            """,
+            "DELETE FROM user_usage WHERE max(prompt_token_count, candidates_token_count, total_token_count, "
+            "cached_content_token_count, thoughts_token_count) = 0",
         ),
     ),
 )

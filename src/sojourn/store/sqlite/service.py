@@ -17,10 +17,11 @@ from sojourn.page import Page, check_page
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
+from sojourn.run.usage import UserUsage
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Session, SessionKey
 from sojourn.store.rules import cancelled, check_ids, check_window, key_after
-from sojourn.store.sqlite import appends, history, records, runs, sessions, submits
+from sojourn.store.sqlite import appends, history, ledger, records, runs, sessions, submits
 from sojourn.store.sqlite.connection import Synchronous, connect
 from sojourn.store.sqlite.executor import ExecutorRole, Role
 from sojourn.store.sqlite.log import entry_of
@@ -229,6 +230,10 @@ class SqliteSessionService:
     async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
         check_page(limit)
         return await self._read(lambda conn: history.of_run(conn, run_uid, after, limit))
+
+    async def user_usage(self, app_name: str, user_id: str, since: float | None = None) -> UserUsage:
+        check_ids(app_name=app_name, user_id=user_id)
+        return await self._read(lambda conn: ledger.read(conn, app_name, user_id, since))
 
     async def close(self) -> None:
         """Does what waits, closes the file and gives up the executor's role. Afterwards all calls raise `store.closed`."""

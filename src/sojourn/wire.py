@@ -76,6 +76,8 @@ def interrupt_to_wire(interrupt: Interrupt) -> dict[str, Any]:
         "key": interrupt.key,
         "prompt": interrupt.prompt,
         "schema": interrupt.schema,
+        "kind": interrupt.kind,
+        "callId": interrupt.call_id,
         "status": interrupt.status,
         "answer": interrupt.answer,
         "createdAt": interrupt.created_at,

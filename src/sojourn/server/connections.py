@@ -1,0 +1,72 @@
+"""Connections of clients that take their time: what they ask has to arrive within bounds of size and time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from sojourn.server.transport import DroppingHttpProtocol
+
+
+class ServingProtocol(DroppingHttpProtocol):
+    """Serves HTTP/1.1 to strangers.
+
+    Attributes:
+        header_timeout: Seconds that the headers of a request may take to arrive, and a new connection its first request.
+        max_header_bytes: How large they may be.
+    """
+
+    header_timeout: ClassVar[float] = 10.0
+    max_header_bytes: ClassVar[int] = 65_536
+
+    _deadline: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Bounds the time until the first request."""
+        super().connection_made(transport)
+        self._bound_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Bounds the size of headers."""
+        super().data_received(data)
+        if self._deadline is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > self.max_header_bytes and not self.transport.is_closing():
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """Bounds the time for the headers of a request."""
+        super().on_message_begin()
+        if self._deadline is None:
+            self._bound_headers()
+
+    def on_headers_complete(self) -> None:
+        """The headers are there."""
+        self._unbind()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._unbind()
+        super().connection_lost(exc)
+
+    def _bound_headers(self) -> None:
+        self._header_bytes = 0
+        self._deadline = self.loop.call_later(self.header_timeout, self._took_too_long)
+
+    def _unbind(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _took_too_long(self) -> None:
+        # A response that is still being sent to a client that pipelines is not cut: its own bounds count.
+        if self.cycle is None or self.cycle.response_complete:
+            self._refuse(b"408 Request Timeout")
+
+    def _refuse(self, status: bytes) -> None:
+        self._unbind()
+        self.transport.write(b"HTTP/1.1 %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status)
+        self.transport.close()
+        self._drop_later()
