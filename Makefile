@@ -15,7 +15,7 @@ ADK := $(ADK_VENV)/.installed
 .PHONY: test test-llm test-adk check demo bench docs clean
 
 test: $(DEV)  ## Runs all tests but those of test-llm and test-adk.
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto
 
 test-llm: $(LOCAL_MODEL)  ## Runs the tests that talk to a small language model on this machine.
 	$(RUN) -m pytest -m real_model tests/real_model

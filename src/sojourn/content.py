@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticUndefined
 
-from sojourn.jsonvalue import JsonValue
+from sojourn.jsonvalue import JsonMembers
 
 
 class Value(BaseModel):
@@ -79,7 +79,7 @@ def null_means(absent: Any) -> BeforeValidator:
 
 
 Flag = Annotated[bool, null_means(False)]
-JsonObject = Annotated[dict[str, JsonValue], null_means({})]
+JsonObject = Annotated[JsonMembers, null_means({})]
 
 
 class Blob(Value):
@@ -164,7 +164,8 @@ class Content(Value):
     """
 
     role: str | None = None
-    parts: tuple[Part, ...] = ()
+    # Of parts that are none, the first is told: there may be any number of them.
+    parts: tuple[Part, ...] = Field((), fail_fast=True)
 
     def __init__(self, role: str | None = None, parts: Any = (), **data: Any) -> None:
         data["role"] = role

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field
 
 from sojourn.content import Content, Flag, FunctionCall, FunctionResponse, JsonObject, Part, Value, null_means
-from sojourn.jsonvalue import JsonNumber, JsonValue, Nothing, clone
+from sojourn.jsonvalue import JsonMembers, JsonNumber, JsonValue, Nothing, clone
 
 _NOTHING = Nothing("an event does not change; give the field when you make it: EventActions(state_delta={...})")
 
@@ -83,6 +83,9 @@ class Usage(Value):
     cached_content_token_count: _Count = 0
     thoughts_token_count: _Count = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
 
 class Transcription(Value):
     """What was spoken, as text; google-adk's shape.
@@ -98,6 +101,9 @@ class Transcription(Value):
 
 USER = "user"
 """The author of what people say."""
+
+FINISHED = "STOP"
+"""The `finish_reason` of a message that is whole."""
 
 ASK_CALL = "adk_request_input"
 """The function call by which a question to a person stands in the log; google-adk's clients know it."""
@@ -136,8 +142,12 @@ class Event(Value):
         error_code: Stable code, if the event tells of an error.
         error_message: What happened, for people.
         long_running_tool_ids: Ids of the function calls in `content` that wait for a person or a long task.
-        branch: Dotted path of the parallel branches it was written in; None outside of any.
+        branch: Dotted path of the parallel branches it was written in, and of the calls of tools (`#tool:CALL_ID`); None
+            outside of any.
         usage_metadata: Tokens spent.
+        finish_reason: Why the model ended the message, in google-adk's words: `STOP` (it had said all), `MAX_TOKENS`, `SAFETY`,
+            `OTHER`, …; `FINISH_REASON_UNSPECIFIED` if its provider has not told, as when a stream breaks off unnoticed. None
+            if no model has said it, or its kind never tells. See `cut_off`.
         custom_metadata: Anything the agent wants to attach.
         turn_complete: Of a live run: the agent has said what it had to say, and listens.
         input_transcription: What the user was heard to say; the event's author is `user` then.
@@ -170,7 +180,8 @@ class Event(Value):
     long_running_tool_ids: _Names = ()
     branch: str | None = None
     usage_metadata: Usage | None = None
-    custom_metadata: dict[str, JsonValue] | None = None
+    finish_reason: str | None = None
+    custom_metadata: JsonMembers | None = None
     turn_complete: bool | None = None
     input_transcription: Transcription | None = None
     output_transcription: Transcription | None = None
@@ -224,6 +235,11 @@ class Event(Value):
     def get_function_responses(self) -> list[FunctionResponse]:
         """The function responses in this event."""
         return self.content.get_function_responses() if self.content else []
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the model did not come to the end of the message, or may not have."""
+        return self.finish_reason not in (None, FINISHED)
 
     def is_message(self) -> bool:
         """Whether this is what a user has said, to open a run or in a live one, rather than an answer to a question."""

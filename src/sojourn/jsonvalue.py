@@ -12,12 +12,15 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
-from pydantic import AfterValidator, StrictFloat, StrictInt
+from pydantic import AfterValidator, StrictFloat, StrictInt, ValidatorFunctionWrapHandler, WrapValidator
 
 from sojourn.errors import InvalidInput
 
 MAX_DEPTH = 100
 """Nesting beyond this is refused: some readers of the log would overflow their stack on it."""
+
+MAX_WHERE = 1000
+"""Characters of a value's place in a message; beyond, what lies deeper is told by what holds it."""
 
 MAX_INT_BITS = 14_000
 """Larger integers are refused: Python itself refuses to read or write more than 4,300 digits."""
@@ -48,6 +51,9 @@ def copy(value: Any, *, where: str = "value", depth: int = 0) -> Any:
     if depth >= MAX_DEPTH:
         raise InvalidInput(f"{where} is nested deeper than {MAX_DEPTH} levels", code="json.invalid")
     if kind is dict:
+        if len(where) > MAX_WHERE:
+            # Of keys that are so long, each place within would be another text of their length.
+            return {_key(k, where): copy(v, where=where, depth=depth + 1) for k, v in value.items()}
         return {_key(k, where): copy(v, where=f"{where}[{k!r}]", depth=depth + 1) for k, v in value.items()}
     if kind is list or kind is tuple:
         return [copy(v, where=where, depth=depth + 1) for v in value]
@@ -151,6 +157,20 @@ def _validated(value: Any) -> Any:
 
 JsonValue = Annotated[Any, AfterValidator(_validated)]
 """A field that holds a JSON value; the model keeps a copy of its own."""
+
+
+def _validated_members(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    if not isinstance(value, dict):
+        return validate(value)
+    try:
+        # What it holds is as deep as if each member were a value of its own.
+        return copy(value, depth=-1)
+    except InvalidInput as error:
+        raise ValueError(error.message) from None
+
+
+JsonMembers = Annotated[dict[str, JsonValue], WrapValidator(_validated_members)]
+"""A field that holds a JSON object; the first member that is not JSON is told, and no more, of however many there are."""
 
 JsonNumber = Annotated[StrictInt | StrictFloat, AfterValidator(_validated)]
 """A field that holds a number."""

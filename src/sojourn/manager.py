@@ -173,7 +173,7 @@ class SessionManager:
         runner = await self.runner()
         key = SessionKey(runner.app_name, check_id(user_id, "user_id"), platform.new_id() if session_id is None else session_id)
         key.check()
-        limiter = runner.dispatcher.bound_limiter()
+        limiter = runner.dispatcher.admission.bound_limiter()
         parent = find_current_run()
         # Inside a run that holds a slot of this limiter: waiting for another one could be waiting for itself.
         shared = parent is not None and limiter in parent.lineage.limiters

@@ -22,6 +22,11 @@ def frame_to_wire(frame: FrameOrPartial) -> dict[str, Any]:
     return wire
 
 
+def waiting_to_wire(run_id: str, interrupts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last thing said of a run that waits for a person, with what it asks; no frame, as the run goes on later."""
+    return {"kind": "run.waiting", "runId": run_id, "interrupts": interrupts}
+
+
 def error_to_wire(error: RunError) -> dict[str, Any]:
     """Why a run or a step failed."""
     return {"code": error.code, "message": error.message, "retryable": error.retryable}

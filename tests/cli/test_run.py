@@ -353,6 +353,15 @@ def test_one_question_after_the_other(home):
     assert sojourn(*[word.replace("VALUE", "42") for word in command], cwd=home).stdout == "Ann is 42\n"
 
 
+def test_json_ends_with_what_is_asked(home):
+    ran = sojourn("run", "agents.py:asker", "hi", "--json", cwd=home)
+    asks, last = [json.loads(line) for line in ran.stdout.splitlines()][-2:]
+    assert (asks["kind"], last["kind"]) == ("interrupt", "run.waiting")
+    [question] = last["interrupts"]
+    assert question["id"] == asks["event"]["longRunningToolIds"][0]
+    assert (last["runId"], question["status"]) == (asks["runId"], "open")
+
+
 def test_programs_are_not_asked(home):
     with Terminal("run", "agents.py:asker", "hi", "--json", cwd=home) as terminal:
         terminal.sees('"kind":"interrupt"')

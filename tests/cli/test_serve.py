@@ -112,6 +112,31 @@ def test_keys_and_the_log_as_json(home):
     assert key not in err
 
 
+def test_that_nobody_can_be_let_in_is_told(home):
+    command = ["-m", "sojourn", "serve", "agents.py:echo", "--port", "0", "--db", "my.db", "--auth", "keys"]
+    hint = "make one by: sojourn keys add USER --db my.db\n"
+    with Serving(home, *command) as server:
+        assert hint in server.stop()[2]
+    sojourn("keys", "add", "ann", "--db", "my.db", cwd=home)
+    with Serving(home, *command) as server:
+        assert "sojourn keys add" not in server.stop()[2]
+
+
+def test_how_much_a_user_may_ask_for(home):
+    bounds = ["--rate-per-user", "3", "--max-unfinished-runs-per-user", "1"]
+    with Serving(home, "-m", "sojourn", "serve", "agents.py:asker", "--port", "0", *bounds) as server:
+        server.ask("/apps/asker/users/ann/sessions", {"sessionId": "s1"})
+        assert json.loads(server.ask("/run", SAY))[-1]["longRunningToolIds"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            server.ask("/runs", SAY)
+        assert "limit.runs_per_user" in refused.value.read().decode()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            server.ask("/list-apps")
+        assert "limit.rate" in refused.value.read().decode()
+        assert int(refused.value.headers["Retry-After"]) > 0
+        assert refused.value.headers["RateLimit-Policy"]
+
+
 def test_artifacts_and_database_elsewhere(home):
     with Serving(
         home, "-m", "sojourn", "serve", "agents.py:echo", "--port", "0", "--db", "my.db", "--artifacts", "files"
@@ -148,6 +173,7 @@ def test_traces_are_exported_as_the_environment_says(home):
         (["agents.py:echo", "--jwt-issuer", "https://x"], 2, "--auth jwt"),
         (["agents.py:echo", "agents.py:boom", "--app", "one"], 2, "--app"),
         (["agents.py:echo", "--port", "70000"], 2, "--port"),
+        (["agents.py:echo", "--on-disconnect", "sing"], 2, "--on-disconnect"),
         (["agents.py:echo", "--allow-origin", "nonsense"], 2, "[server.invalid]"),
         ([], 2, "TARGET"),
     ],

@@ -2,12 +2,14 @@
 
 import pytest
 
+from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.content import Content, Part
+from sojourn.store.database import DatabaseSessionService
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.models import Calls
-from tests.llm.support import Ledger, assert_valid_history, crashed, events_of, llm, results_in, said
-from tests.runner.support import SESSION, USER, make_runner, outcome_of, process, read_events, said_in
+from tests.llm.support import Ledger, assert_valid_history, crashed, events_of, llm, results_in, said, waiting
+from tests.runner.support import SESSION, USER, log_of, make_runner, outcome_of, process, read_events, said_in, state_of
 
 
 async def look(what: str) -> str:
@@ -140,3 +142,113 @@ def test_callbacks_are_not_called_again_for_what_is_done(number):
         assert seen.count("before_model") == seen.count("after_model") == len(helper.model.requests) <= 3
 
     case()
+
+
+# -- what callbacks around the model do ---------------------------------------------------------------------------------
+
+
+def noting():
+    """Callbacks that write to the state and save artifacts, each time they are called."""
+
+    async def before(ctx, messages):
+        ctx.state.increment("asked")
+        ctx.state["seen"] = len(messages)
+        await ctx.artifacts.save("prompt.txt", f"{len(messages)} messages")
+
+    async def after(ctx, content):
+        assert ctx.state["seen"] % 2, "each sees what the others of its call have written"
+        ctx.state["said"] = content.text
+        ctx.set_actions(skip_summarization=False)
+        await ctx.artifacts.save("answer.txt", content.text or "a call")
+
+    return {"before_model": before, "after_model": after}
+
+
+async def assert_noted(store):
+    assert await state_of(store) == {"asked": 2, "seen": 3, "said": "Paid."}
+    events = await log_of(store)
+    assert [e.actions.artifact_delta for e in events if e.author == "helper" and e.content.role == "model" and e.text] == [
+        {"prompt.txt": 1, "answer.txt": 1}
+    ]
+    assert next(e.actions.artifact_delta for e in events if e.actions.artifact_delta) == {"prompt.txt": 0, "answer.txt": 0}
+
+
+@pytest.mark.parametrize("store_type", ["inmemory", "sqlite"])
+@pytest.mark.anyio
+async def test_what_they_do_stays_when_the_run_waits_for_a_person(store_type, tmp_path):
+    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+    store = InMemorySessionService() if store_type == "inmemory" else DatabaseSessionService(url)
+    artifacts = InMemoryArtifactService()
+    ledger = Ledger(require_approval=True)
+    helper = llm([Calls("pay", {"amount": 5})], "Paid.", tools=[ledger.tool], **noting())
+    async with make_runner(helper, store, artifact_service=artifacts) as runner:
+        run, (question,) = await waiting(runner)
+        assert (await state_of(store))["asked"] == 1
+        assert await outcome_of(await runner.answer(run.id, question.id, True)) == "Paid."
+    await assert_noted(store)
+    assert await log_of(store, superseded=True) == await log_of(store)
+    if store_type == "sqlite":
+        await store.close()
+
+
+@pytest.mark.parametrize("number", range(2, 6))
+def test_what_they_do_is_done_once_whatever_append_the_process_dies_in(number):
+    @for_seeds(3)
+    async def case():
+        for after in (False, True):
+            store, artifacts = InMemorySessionService(), InMemoryArtifactService()
+            helper = llm(
+                lambda shown: "Paid." if "return" in shown.text else [Calls("pay", {"amount": 5})],
+                repeat=True,
+                tools=[Ledger().tool],
+                **noting(),
+            )
+            fields = {"artifact_service": artifacts}
+            async with (
+                crashed(helper, store, number, after=after, **fields) as run,
+                process(helper, store, enter=True, **fields) as second,
+            ):
+                assert await outcome_of(await second.runner.follow(run.id)) == "Paid."
+            state = await state_of(store)
+            assert (state["asked"], state["seen"], state["said"]) == (2, 3, "Paid.")
+
+    case()
+
+
+@for_seeds(3)
+async def test_one_that_ends_the_run_lets_the_answer_be_said():
+    helper = llm("Bye.", after_model=lambda ctx, content: ctx.end_invocation())
+    run = await said(helper)
+    assert await outcome_of(run) == "Bye."
+    assert (await run.refresh()).usage["total_token_count"] > 0
+
+
+@for_seeds(3)
+async def test_one_hands_over_with_what_it_says():
+    def hand_over(ctx, messages):
+        ctx.transfer_to("other")
+        return "Over to you."
+
+    helper = llm(before_model=hand_over, sub_agents=[llm("Here I am.", name="other")])
+    store = InMemorySessionService()
+    assert await outcome_of(await said(helper, store=store)) == "Here I am."
+    assert await said_in(store) == [("user", "go"), ("helper", "Over to you."), ("other", "Here I am.")]
+
+
+@for_seeds(3)
+async def test_one_asks_a_person_each_time_the_model_is_to_be_asked():
+    async def ask(ctx, messages):
+        await ctx.step("count", lambda: ctx.state.increment("counted"))
+        assert await ctx.ask("sure", "Sure?", bool)
+
+    helper = llm([Calls("look", {"what": "x"})], "Done.", before_model=ask, tools=[look])
+    store = InMemorySessionService()
+    runner = make_runner(helper, store)
+    run, (question,) = await waiting(runner)
+    assert helper.model.requests == []
+    run = await runner.answer(run.id, question.id, True)
+    await run.wait()
+    (question,) = await run.interrupts()
+    assert len(helper.model.requests) == 1
+    assert await outcome_of(await runner.answer(run.id, question.id, True)) == "Done."
+    await assert_valid_history(store)

@@ -192,7 +192,7 @@ class Process:
 
     def bury(self):
         """Ends what is left of a dead process, so that the test's event loop can end."""
-        self.runner.dispatcher.closed = True
+        self.runner.dispatcher.admission.closed = True
         if self.store.dead:
             self.store.plan.clear()
             self.store.buried.set()

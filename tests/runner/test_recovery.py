@@ -445,7 +445,7 @@ async def test_runs_of_other_apps_are_left_to_theirs():
             await idle()
             assert sorted(ran) == [(APP, 1), (APP, 2), ("other", 1)]
             second.die()
-        other.dispatcher.closed = True
+        other.dispatcher.admission.closed = True
 
 
 @for_seeds(5)

@@ -7,7 +7,7 @@ from sojourn.errors import LimitExceeded
 from sojourn.event import Usage
 from sojourn.run.status import RunStatus
 from sojourn.testing.loop import for_seeds
-from tests.runner.support import SESSION, USER, make_runner
+from tests.runner.support import SESSION, USER, log_of, make_runner
 
 
 def spends(tokens):
@@ -61,3 +61,31 @@ async def test_a_turn_that_the_journal_repeats_spends_nothing():
     (question,) = await run.interrupts()
     run = await runner.answer(run.id, question.id, True)
     assert await run.result() == "paid"
+
+
+@pytest.mark.parametrize("ending", ["says", "is silent", "yields more", "raises", "is cut off"])
+def test_what_is_counted_is_told_by_the_next_event_or_by_one_of_its_own(ending):
+    @agent
+    async def spender(ctx):
+        ctx.spend(Usage(total_token_count=40))
+        ctx.spend(Usage(total_token_count=2, prompt_token_count=1))
+        if ending == "yields more":
+            yield spends(8)
+        if ending in ("says", "is cut off"):
+            yield "Hello."
+        if ending in ("raises", "is cut off"):
+            raise ValueError("broken")
+
+    @for_seeds(2)
+    async def case():
+        runner = make_runner(spender)
+        run = await runner.start(USER, SESSION, "hi")
+        await run.wait()
+        tokens = 50 if ending == "yields more" else 42
+        sums = (await run.refresh()).usage
+        assert (sums["total_token_count"], sums["prompt_token_count"]) == (tokens, 1)
+        (_, event) = await log_of(runner.store)
+        assert event.usage_metadata == Usage(total_token_count=tokens, prompt_token_count=1)
+        assert event.interrupted == (ending in ("raises", "is cut off"))
+
+    case()

@@ -158,6 +158,15 @@ async def test_nobody_is_let_in_by_a_damaged_file(keys, text):
     assert keys.path.read_text(encoding="latin-1") == text
 
 
+def test_a_file_that_is_kept_elsewhere_stays_there(keys, tmp_path):
+    keys.add("ann")
+    here = tmp_path / "here.json"
+    here.symlink_to(keys.path)
+    KeyFile(here).add("ben")
+    assert here.is_symlink()
+    assert [key.user_id for key in keys.keys().values()] == ["ann", "ben"]
+
+
 def test_a_write_that_fails_changes_nothing(keys, tmp_path):
     keys.add("ann")
     before = keys.path.read_bytes()

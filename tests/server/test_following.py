@@ -98,6 +98,22 @@ def test_one_of_several_followers_is_enough():
     assert in_simulation(scenario, CANCEL) is RunStatus.COMPLETED
 
 
+def test_runs_of_apps_with_stores_of_their_own_are_told_apart():
+    async def scenario(run, following):
+        async with Runner(app_name="other", agent=slow) as runner:
+            other = await runner.start("ann", "s", "Hi")
+            assert other.record.uid == run.record.uid
+            following_other = asyncio.create_task(followed_until(other, following, 50))
+            await idle()
+            await followed_until(run, following, 1)
+            await asyncio.sleep(20)
+            assert (await run.refresh()).status is RunStatus.CANCELLED
+            await following_other
+            return other.status
+
+    assert in_simulation(scenario, CANCEL) is RunStatus.RUNNING
+
+
 def test_a_run_that_was_started_detached_is_never_cancelled():
     async def scenario(run, following):
         await followed_until(run, following, 1, started=False)

@@ -150,6 +150,7 @@ async def test_a_server_that_ends_starts_nothing_and_sends_elsewhere():
 async def test_metrics_count_what_happens():
     runner, app = served()
     async with serve(app) as url, httpx.AsyncClient(base_url=url) as client:
+        assert (await client.post("/run", json=body("hi", session="none"))).status_code == 404
         for n, text in enumerate(["hi", "fail", "ask"]):
             await sse(client, text, f"s{n}")
         await client.post("/apps/app/users/alice/sessions/s9")
@@ -174,8 +175,9 @@ async def test_metrics_count_what_happens():
     assert found["sojourn_run_seconds_count", app_] == 3
     assert found["sojourn_queue_seconds_count", app_] == 4
     assert found["sojourn_events_total", app_] == 2
-    assert found["sojourn_store_seconds_count", app_, ("operation", "submit")] == 5
+    assert found["sojourn_store_seconds_count", app_, ("operation", "submit")] == 6
     assert found["sojourn_store_errors_total", app_, ("operation", "append")] == 0
+    assert found["sojourn_store_errors_total", app_, ("operation", "submit")] == 0  # no session: the store is well
     assert found["sojourn_open_streams",] == 1
     assert found["sojourn_streamed_bytes_total",] > 100
     requests = ("sojourn_http_request_seconds_count", ("method", "POST"), ("route", "/run_sse"), ("status", "200"))
@@ -292,6 +294,43 @@ async def test_each_line_says_what_it_is_about():
     for message in ("run started", "run completed", "thinking"):
         assert by_message[message].items() >= {**ids, "app_name": "app", "session_id": "s1", "attempt": 1}.items()
     assert by_message["run completed"]["status"] == "completed"
+
+
+async def test_a_request_is_said_to_be_about_what_it_names():
+    _, app = served()
+    with Log("json") as log:
+        async with client_of(app) as client:
+            run = (await client.post("/runs", json=body("ask"))).json()
+            await client.get(f"/runs/{run['id']}/interrupts")
+            await client.get("/apps/app/users/alice/sessions/s1")
+    access = {line["method"] + " " + line["path"]: line for line in log.lines if line["logger"] == "sojourn.access"}
+    ids = {"session_id": "s1", "run_id": run["id"]}
+    assert access["POST /runs"].items() >= {"user_id": "alice", **ids}.items()
+    assert access[f"GET /runs/{run['id']}/interrupts"].items() >= ids.items()
+    assert access["GET /apps/app/users/alice/sessions/s1"].items() >= {"user_id": "alice", "session_id": "s1"}.items()
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+async def test_nobody_writes_log_lines_of_their_own(format):
+    _, app = served(auth=ByHeader())
+    with Log(format) as log:
+        async with client_of(app, headers={"x-user": "ann  request_id=forged"}) as client:
+            for path in ("/a%0A2027-01-01 ERROR sojourn: forged", "/a%0D%1B%5B2J%C2%9B2J%E2%80%A8b", "/list-apps"):
+                await client.get(path)
+        logging.getLogger("app").warning("half a character: %s", "\ud83d")
+    assert len(log.text.splitlines()) == 4
+    assert all(c == "\n" or c.isprintable() for c in log.text)
+    assert "\\u000a2027" in log.text if format == "text" else log.lines[0]["path"].startswith("/a\n2027")
+    assert format == "json" or ' user_id="ann  request_id=forged"' in log.text
+
+
+async def test_the_line_of_an_operators_request_names_the_operator():
+    _, app = served(auth=ByHeader())
+    with Log("json") as log:
+        async with client_of(app, headers={"x-user": "root"}) as client:
+            await client.post("/runs", json=body("hi"))
+    [line] = [line for line in log.lines if line["logger"] == "sojourn.access"]
+    assert (line["user_id"], line["session_id"]) == ("root", "s1")
 
 
 async def test_each_request_has_a_line_also_if_it_is_refused():

@@ -185,6 +185,13 @@ def test_every_problem_is_described_as_one(tmp_path):
             assert {"4XX", "5XX"} <= operation["responses"].keys()
 
 
+def test_operations_have_names_for_the_functions_of_generated_clients():
+    document = create_app(Runner(app_name=APP, agent=keeper)).openapi()
+    ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(ids) == len(set(ids))
+    assert {"start_run", "follow_run", "answer_interrupt", "run_sse", "get_session"} <= set(ids)
+
+
 def test_the_document_is_made_once():
     app = create_app(Runner(app_name=APP, agent=keeper))
     assert app.openapi() is app.openapi()

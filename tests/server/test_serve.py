@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import random  # noqa: TID251 - seeded
 import signal
@@ -12,11 +13,15 @@ from collections import Counter
 import httpx
 import pytest
 from httpx_sse import aconnect_sse
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from sojourn.agents.function import agent
 from sojourn.errors import InvalidInput, Unavailable
 from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
+from sojourn.server.auth.principal import Principal
+from sojourn.server.config import ServerConfig
 from sojourn.server.connections import ServingProtocol
 from sojourn.server.serve import serve
 from sojourn.store.database import DatabaseSessionService
@@ -47,6 +52,12 @@ async def gated(ctx):
     while not os.path.exists("go"):
         await asyncio.sleep(0.01)
     yield "done"
+
+@agent
+async def partner(ctx):
+    async for request in ctx.live:
+        yield f"You said: {request.content.text}"
+    yield "Bye."
 
 @agent
 async def blocking(ctx):
@@ -184,7 +195,17 @@ async def test_it_answers_at_the_address_that_it_tells():
     assert "server" not in response.headers
 
 
-async def test_it_tells_those_who_follow_a_run_that_it_is_suspended():
+async def test_a_page_that_is_refused_is_no_error_of_the_servers(caplog):
+    async with Here(runner_of()) as server:
+        address = server.url.result().replace("http", "ws")
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(f"{address}/run_live?session_id=s", origin="https://evil.example"):
+                pass
+    assert json.loads(refused.value.response.body)["code"] == "origin.not_allowed"
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_it_tells_those_who_follow_a_run_that_it_is_suspended(caplog):
     store = InMemorySessionService()
     body = {"userId": "alice", "sessionId": "s1", "newMessage": {"role": "user", "parts": [{"text": "hang"}]}}
     async with Here(runner_of(store=store), grace=0) as server:
@@ -198,8 +219,98 @@ async def test_it_tells_those_who_follow_a_run_that_it_is_suspended():
             await server.task
     assert last["error"]["code"] == "run.suspended"
     assert last["error"]["retryable"] is True
+    assert [line.message for line in caplog.records if line.levelno >= logging.WARNING] == []  # it was told to
     record = await store.get_run("app", run_id, "alice")
     assert (record.status, record.deaths) == (RunStatus.QUEUED, 0)
+
+
+async def speak(url):
+    """Says one thing over a WebSocket; then, gives what comes until the end, and how it ends."""
+    async with connect(f"{url.replace('http', 'ws')}/run_live?user_id=alice&session_id=s1") as socket:
+        await socket.send(json.dumps({"content": {"parts": [{"text": "hi"}]}}))
+        while not (said := json.loads(await socket.recv())).get("turnComplete"):
+            pass
+        yield said
+        try:
+            while True:
+                yield json.loads(await socket.recv())
+        except ConnectionClosed as end:
+            yield end.rcvd.code, end.rcvd.reason
+
+
+@agent
+async def partner(ctx):
+    async for request in ctx.live:
+        yield f"You said: {request.content.text}"
+    yield "Bye."
+
+
+@pytest.mark.parametrize("grace", [0, 30])
+async def test_it_tells_those_who_speak_with_an_agent_that_it_ends(grace):
+    store = InMemorySessionService()
+    async with Here(runner_of(partner, store), grace=grace) as server:
+        await server.client.post("/apps/app/users/alice/sessions", json={"sessionId": "s1"})
+        said = speak(server.url.result())
+        run_id = (await anext(said))["invocationId"]
+        server.task.cancel()
+        *_, told, end = [each async for each in said]
+        with pytest.raises(asyncio.CancelledError):
+            await server.task
+    assert (told["code"], end) == ("server.draining", (1013, "server.draining"))
+    record = await store.get_run("app", run_id, "alice")
+    assert record.status in ({RunStatus.COMPLETED} if grace else set(RunStatus))
+
+
+class Thoughtful:
+    """Lets everybody in, after a while."""
+
+    needs_loopback = True
+
+    def __init__(self):
+        self.asked, self.decided = asyncio.Event(), asyncio.Event()
+
+    async def authenticate(self, connection):
+        self.asked.set()
+        await self.decided.wait()
+        return Principal("alice")
+
+
+async def test_it_tells_those_who_are_about_to_speak_that_it_ends():
+    auth, drained = Thoughtful(), asyncio.Event()
+
+    class Drained(Runner):
+        async def close(self, grace=None):
+            await super().close(grace)
+            drained.set()
+
+    async with Here(Drained(app_name="app", agent=partner), config=ServerConfig(auth=auth)) as server:
+        url = server.url.result()
+        async with connect(f"{url.replace('http', 'ws')}/run_live?session_id=s1") as socket:
+            await auth.asked.wait()
+            server.task.cancel()
+            await drained.wait()
+            with pytest.raises(ConnectionClosed) as closed:
+                await (await socket.ping())
+                auth.decided.set()
+                while True:
+                    await socket.recv()
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, "server.draining")
+
+
+@pytest.mark.parametrize("closes_too", [False, True])
+async def test_text_that_is_none_is_no_error_of_the_servers(caplog, closes_too):
+    async with Here(runner_of(partner)) as server:
+        await server.client.post("/apps/app/users/alice/sessions", json={"sessionId": "s1"})
+        async with connect(f"{server.url.result().replace('http', 'ws')}/run_live?user_id=alice&session_id=s1") as socket:
+            socket.protocol.send_text(b"\xff\xfe")
+            if closes_too:
+                socket.protocol.send_close(1000)
+            socket.transport.write(b"".join(socket.protocol.data_to_send()))
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    await socket.recv()
+    assert closed.value.rcvd.code == (1000 if closes_too else 1007)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_others_are_not_let_in_without_being_asked_who_they_are():
@@ -293,6 +404,20 @@ async def test_it_ends_well_when_told_to(home):
             assert_whole(frames)
         server.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
+    assert "Traceback" not in (home / "stderr.txt").read_text()
+
+
+@pytest.mark.slow
+async def test_it_ends_conversations_when_told_to(home):
+    with Server(home, "partner") as server:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            await client.post("/apps/partner/users/alice/sessions", json={"sessionId": "s1"})
+        said = speak(server.url)
+        await anext(said)
+        server.send_signal(signal.SIGTERM)
+        *_, told, end = [each async for each in said]
+        assert await server.ended() == 0
+    assert (told["code"], end) == ("server.draining", (1013, "server.draining"))
     assert "Traceback" not in (home / "stderr.txt").read_text()
 
 

@@ -76,7 +76,7 @@ class TestWire:
 
     def test_what_is_empty_or_unknown_is_left_out(self):
         event = Event.model_validate(PLAIN_ADK_EVENT)
-        kept = {k: PLAIN_ADK_EVENT[k] for k in ("content", "invocationId", "author", "id", "timestamp")}
+        kept = {k: PLAIN_ADK_EVENT[k] for k in ("content", "invocationId", "author", "id", "timestamp", "finishReason")}
         assert event.to_wire() == kept
         assert event.actions == EventActions()
 
@@ -106,7 +106,7 @@ class TestWire:
             id="e", run_id="r", author="a", timestamp=1.5, content=Content("model").with_text("hi"), output={"x": [1]},
             actions=EventActions(state_delta={"a": 1}, state_deleted=("b",), state_increments={"c": 1}, summary_until=3),
             partial=True, interrupted=True, error_code="x.y", error_message="m", long_running_tool_ids=("c",), branch="a.b",
-            usage_metadata=Usage(total_token_count=5), custom_metadata={"k": None}, turn_complete=False,
+            usage_metadata=Usage(total_token_count=5), finish_reason="STOP", custom_metadata={"k": None}, turn_complete=False,
             input_transcription=Transcription(text="hi"), output_transcription=Transcription(finished=True), seq=4, pos=3,
             ordinal=2, attempt=2, supersedes=1, superseded=True,
         )  # fmt: skip

@@ -219,3 +219,23 @@ def test_a_clone_is_the_same_and_shares_nothing(value: Any):
     clone = jsonvalue.clone(value)
     assert same(clone, value)
     assert not {id(c) for c in containers(clone)} & {id(c) for c in containers(value)}
+
+
+def test_long_keys_do_not_make_long_messages_of_all_that_lies_within():
+    long = "k" * 1_000_000
+    deep = {long: {str(n): n for n in range(5000)}}
+    places = []
+
+    class Told(str):
+        __slots__ = ()
+
+        def __repr__(self):
+            places.append(self)
+            return super().__repr__()
+
+    # Each place within would be a text of a million characters.
+    deep[long] = {Told(key): value for key, value in deep[long].items()}
+    assert jsonvalue.copy(deep) == deep
+    assert places == []
+    with pytest.raises(InvalidInput, match="lone surrogate"):
+        jsonvalue.copy({long: {"a": {"b": "\ud800"}}})

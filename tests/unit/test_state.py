@@ -105,7 +105,7 @@ class TestState:
         assert state["k"] == {"list": [1]}
         assert state.take() is None
 
-    @pytest.mark.parametrize("bad", [math.nan, math.inf, {1}, b"x", object(), {1: 2}, "\ud800"], ids=repr)
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, {1}, b"x", Ellipsis, {1: 2}, "\ud800"], ids=repr)
     def test_only_json_is_taken(self, bad):
         state = State({"k": 1})
         with pytest.raises(InvalidInput) as caught:

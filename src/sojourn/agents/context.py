@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
+from sojourn.agents.access import ArtifactAccess, MemoryAccess
 from sojourn.agents.effects import Effects
 from sojourn.agents.question import Question
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, Unsupported
-from sojourn.event import CallDelta, Event, EventActions
+from sojourn.event import CallDelta, Event, EventActions, Usage
 from sojourn.session.state import State, StateDelta
 
 if TYPE_CHECKING:
     from sojourn.agents.base import Agent
     from sojourn.agents.live import LiveInput
     from sojourn.artifact.service import ArtifactService
-    from sojourn.artifact.types import ArtifactScope, ArtifactVersion
     from sojourn.memory.service import MemoryService
     from sojourn.memory.types import Memory
     from sojourn.run.config import RunConfig
@@ -32,6 +32,9 @@ MODEL_STEP = "model:"
 
 TOOL_STEP = "tool:"
 """What the key of a step begins with that is a call of a tool."""
+
+IN_STEP = "#"
+"""What the name of a branch begins with that is for what is said inside of a step; no agent's name does."""
 
 
 class Attempt(Protocol):
@@ -102,13 +105,13 @@ class Context:
     Attributes:
         agent: The agent itself.
         state: The session's state: the snapshot at the start of the run, and the run's own writes.
-        branch: Dotted path of parallel branches; None outside of any.
+        branch: Dotted path of parallel branches, and of steps such as calls of tools; None outside of any.
         scope: Path of this agent inside others, part of the keys of its steps and questions; empty for the root agent.
     """
 
     __slots__ = (
         "_actions", "_artifact_delta", "_attempt", "_boundary", "_children", "_escalated", "_message", "_output", "_paused",
-        "_transfer", "_transfer_told", "agent", "branch", "scope", "state",
+        "_spent", "_transfer", "_transfer_told", "agent", "branch", "scope", "state",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +132,7 @@ class Context:
         self._children: dict[str, int] | None = None
         self._escalated = False
         self._output: Any = None
+        self._spent: Usage | None = None
 
     # -- who and what -----------------------------------------------------------------------------------------------
 
@@ -314,13 +318,21 @@ class Context:
         """
         self._attempt.write(self, piece)
 
+    def spend(self, usage: Usage) -> None:
+        """Counts tokens: the agent's next event tells of them, or one of its own if the agent ends without.
+
+        What is told is part of the sums of the run and of its user, and counts for their limits.
+        """
+        self._spent = usage if self._spent is None else self._spent + usage
+
     # -- what takes time --------------------------------------------------------------------------------------------
 
     async def history(self, limit: int | str | None = None) -> list[Event]:
         """Reads the newest events of the session, this run's included, oldest first.
 
         Calls and their responses are always both there and next to each other; a call that waits for a person is
-        followed by a response that says so, which is not stored. Inside a parallel branch, what siblings said is left out.
+        followed by a response that says so, which is not stored. Inside a parallel branch, what siblings said is left out;
+        outside of a call of a tool, so is what agents inside of it said: its result tells what came of it.
 
         Args:
             limit: How many events, or `"all"`; `run_config.include_history` if omitted.
@@ -361,6 +373,12 @@ class Context:
     def step_id(self, key: str) -> str:
         """The idempotency key of a step: the same in every attempt of the run, different for every other step."""
         return f"{self.run_id}:{self.path(key)}"
+
+    def step_branch(self, key: str) -> str:
+        """The branch for what is said inside of a step: it stays when a later attempt does not do the step again."""
+        # Dots are between branches.
+        name = IN_STEP + self.path(key).replace("%", "%25").replace(".", "%2E")
+        return f"{self.branch}.{name}" if self.branch else name
 
     async def ask(self, key: str, prompt: Any, schema: Any = None, expires: float | None = None) -> Any:
         """Asks a person and returns the answer.
@@ -449,9 +467,9 @@ class Context:
     # -- for the runner ---------------------------------------------------------------------------------------------
 
     def has_actions(self) -> bool:
-        """Whether something was set for a next event that has not been told yet, state apart."""
+        """Whether something was set or spent for a next event that has not been told yet, state apart."""
         untold = self._transfer is not None and not self._transfer_told
-        return untold or self._actions is not None or bool(self._artifact_delta)
+        return untold or self._actions is not None or bool(self._artifact_delta) or self._spent is not None
 
     def end_escalation(self) -> None:
         """Stops an escalation at this agent: those around it do not see it."""
@@ -466,83 +484,6 @@ class Context:
 
 
 _STATE_FIELDS = ("state_delta", "state_deleted", "state_increments")
-
-
-class ArtifactAccess:
-    """A session's artifacts, for an agent.
-
-    Each save is told by the agent's next event (`artifact_delta`). If there is none, because the agent fails, is stopped or
-    asks a person, an event at the end of the attempt tells it; if its process dies, one at the end of the next attempt.
-    """
-
-    def __init__(self, service: ArtifactService, ctx: Context) -> None:
-        self._service = service
-        self._ctx = ctx
-
-    @property
-    def _scope(self) -> ArtifactScope:
-        from sojourn.artifact.types import ArtifactScope
-
-        session = self._ctx.session
-        return ArtifactScope(session.app_name, session.user_id, session.id, session.uid)
-
-    async def save(
-        self,
-        name: str,
-        data: Part | bytes | str,
-        *,
-        mime_type: str | None = None,
-        custom_metadata: dict[str, Any] | None = None,
-    ) -> int:
-        """Saves a version.
-
-        Args:
-            name: A relative path; `user:` in front shares it among the user's sessions.
-            data: A part with bytes or text, bytes, or text.
-            mime_type: Media type; taken from the part, or `text/plain` for text, if omitted.
-            custom_metadata: Kept with the version.
-
-        Returns:
-            The version: 0, 1, 2 …
-        """
-        if isinstance(data, str):
-            data = Part(text=data)
-        return await self._ctx._attempt.save_artifact(self._ctx, name, data, mime_type, custom_metadata)
-
-    async def load(self, name: str, version: int | None = None) -> Part:
-        """Loads a version, the newest if omitted; `NotFound`, `artifact.not_found`, if there is none."""
-        return await self._service.load_artifact(self._scope, name, version)
-
-    async def names(self) -> list[str]:
-        """The names of the session's and the user's artifacts, sorted."""
-        return await self._service.list_artifact_names(self._scope)
-
-    async def versions(self, name: str) -> list[ArtifactVersion]:
-        """The versions of an artifact, oldest first."""
-        return await self._service.list_versions(self._scope, name)
-
-    async def delete(self, name: str) -> None:
-        """Deletes all versions of an artifact."""
-        await self._service.delete_artifact(self._scope, name)
-
-
-class MemoryAccess:
-    """The user's memory, for an agent."""
-
-    def __init__(self, service: MemoryService, session: Session) -> None:
-        self._service = service
-        self._session = session
-
-    async def search(self, query: str, *, limit: int = 5) -> list[Memory]:
-        """Finds what the user's sessions recall, best first."""
-        return await self._service.search(self._session.app_name, self._session.user_id, query, limit=limit)
-
-    async def add(self, *texts: str) -> None:
-        """Remembers texts for all of the user's sessions."""
-        from sojourn.memory.types import Memory
-
-        entries = [Memory(text=text, session_id=self._session.id) for text in texts]
-        await self._service.add(self._session.app_name, self._session.user_id, entries)
 
 
 def not_configured(what: str) -> Unsupported:

@@ -15,13 +15,15 @@ class SideContext(Context):
 
     Args:
         ctx: The agent's context.
-        key: Names the part; its steps and questions are named within it.
+        key: The key of the step that the part is; its steps and questions are named within it, and what is said in it stands in
+            that step's branch.
     """
 
     __slots__ = ("_ends",)
 
     def __init__(self, ctx: Context, key: str) -> None:
-        super().__init__(ctx._attempt, ctx.agent, State(ctx.state.to_dict()), ctx.branch, ctx.path(key), ctx._boundary)
+        state, branch = State(ctx.state.to_dict()), ctx.step_branch(key)
+        super().__init__(ctx._attempt, ctx.agent, state, branch, ctx.path(key), ctx._boundary)
         self._ends = False
 
     def end_invocation(self) -> None:

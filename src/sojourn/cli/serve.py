@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +31,7 @@ from sojourn.cli.options import (
 from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.screen import Screen
 from sojourn.cli.target import Target, load_target
-from sojourn.errors import Unsupported
+from sojourn.errors import Unavailable, Unsupported
 from sojourn.runner.runner import Runner
 
 if TYPE_CHECKING:
@@ -65,6 +67,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class OnDisconnect(StrEnum):
+    """What becomes of a run whose client has gone."""
+
+    DETACH = "detach"
+    CANCEL = "cancel"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
     """What `sojourn serve` was told.
@@ -78,6 +87,7 @@ class ServeOptions:
         host: The address to listen on.
         port: The port; 0 for any.
         grace: Seconds that runs have at the end.
+        keys: The file of API keys, if callers are identified by them.
         config: Makes what else the server needs to know.
         log_format: How the log is written.
         log_level: What is logged at least.
@@ -92,6 +102,7 @@ class ServeOptions:
     host: str = LOOPBACK
     port: int = 8000
     grace: float = 30.0
+    keys: Path | None = None
     config: Callable[[], ServerConfig] = field()
     log_format: LogFormat = LogFormat.TEXT
     log_level: LogLevel = LogLevel.INFO
@@ -136,6 +147,20 @@ def serve(
         list[str] | None,
         typer.Option("--allow-origin", metavar="ORIGIN", help="Whose pages may use it (CORS); repeatable.", show_default=False),
     ] = None,
+    on_disconnect: Annotated[
+        OnDisconnect,
+        typer.Option("--on-disconnect", help="What becomes of a run of /run, /run_sse or /run_live whose client has gone."),
+    ] = OnDisconnect.DETACH,
+    rate_per_user: Annotated[
+        int | None,
+        typer.Option("--rate-per-user", metavar="N", min=1, help="Requests of a user in a minute.", show_default=False),
+    ] = None,
+    max_unfinished_runs_per_user: Annotated[
+        int | None,
+        typer.Option(
+            "--max-unfinished-runs-per-user", metavar="N", min=1, help="Runs of a user at the same time.", show_default=False
+        ),
+    ] = None,
     public_metrics: Annotated[bool, typer.Option("--public-metrics", help="Let everybody read /metrics.")] = False,
     grace: Annotated[
         float, typer.Option("--grace", metavar="SECONDS", min=0, help="How long runs may take when it is told to stop.")
@@ -170,6 +195,9 @@ def serve(
             auth=_authenticator(auth, jwt, DEFAULT_DB if db is None else db),
             allowed_hosts=tuple(hosts),
             allowed_origins=tuple(allow_origin or ()),
+            on_disconnect=on_disconnect.value,
+            rate_per_user=rate_per_user,
+            max_unfinished_runs_per_user=max_unfinished_runs_per_user,
             public_metrics=public_metrics,
         )
 
@@ -182,6 +210,7 @@ def serve(
         host=host,
         port=port,
         grace=grace,
+        keys=keys_path(DEFAULT_DB if db is None else db) if Auth.KEYS in auth else None,
         config=config,
         log_format=log_format,
         log_level=log_level,
@@ -232,6 +261,9 @@ async def serve_targets(screen: Screen, ctrl_c: CtrlC, options: ServeOptions) ->
             screen.line(url)
             names = ", ".join(runner.app_name for runner in runners)
             screen.note(f"serving {names}; the API is described in {url}/openapi.json; Ctrl-C stops")
+            if options.keys is not None and not _has_keys(options.keys):
+                database = "" if options.db is None else f" --db {shlex.quote(options.db)}"
+                screen.note(f"there is no API key that is valid; make one by: sojourn keys add USER{database}")
 
         await serve_runners(runners, config, options.host, options.port, grace=options.grace, on_started=started)
     return 0
@@ -280,6 +312,16 @@ def _authenticator(auth: Sequence[Auth], jwt: _Jwt | None, db: str) -> Authentic
                 assert jwt is not None
                 found.append(JwtAuth(issuer=jwt.issuer, audience=jwt.audience, jwks_url=jwt.jwks, admin_value=jwt.admin))
     return found[0] if len(found) == 1 else AnyOf(*found)
+
+
+def _has_keys(path: Path) -> bool:
+    """Whether anybody can be let in by a file of keys. One that cannot be read is told of with each request."""
+    from sojourn.server.auth.keyfile import KeyFile
+
+    try:
+        return any(not key.has_expired() for key in KeyFile(path).keys().values())
+    except Unavailable:
+        return True
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

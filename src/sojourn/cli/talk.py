@@ -102,7 +102,9 @@ class Talk:
             case RunStatus.FAILED | RunStatus.CANCELLED:
                 await self._tell_failure(ending.run)
             case RunStatus.WAITING:
-                self._command.show(self._screen, await ending.run.interrupts())
+                interrupts = await ending.run.interrupts()
+                self._view.wait(ending.run.id, interrupts)
+                self._command.show(self._screen, interrupts)
         return ending
 
     async def _follow(self, run: Run) -> Ending:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from sojourn.cli.screen import Screen, one_line
 from sojourn.content import Part
 from sojourn.event import ASK_CALL, Event, Partial
-from sojourn.run.types import FrameOrPartial
-from sojourn.wire import frame_to_wire
+from sojourn.run.types import FrameOrPartial, Interrupt
+from sojourn.wire import frame_to_wire, interrupt_to_wire, waiting_to_wire
 
 DETAIL_WIDTH = 100
 
@@ -29,6 +30,10 @@ class View(Protocol):
         """The run has ended, or waits for a person."""
         ...
 
+    def wait(self, run_id: str, interrupts: Sequence[Interrupt]) -> None:
+        """The run waits for a person, and is not followed any further."""
+        ...
+
 
 class JsonView:
     """Prints each frame as one line of JSON."""
@@ -38,13 +43,20 @@ class JsonView:
 
     def show(self, frame: FrameOrPartial) -> None:
         """Prints a frame or a partial."""
-        self._screen.line(json.dumps(frame_to_wire(frame), ensure_ascii=False, separators=(",", ":")))
+        self._print(frame_to_wire(frame))
 
     def break_line(self) -> None:
         """Lines are printed whole."""
 
     def end(self) -> None:
         """Nothing is left to print."""
+
+    def wait(self, run_id: str, interrupts: Sequence[Interrupt]) -> None:
+        """Prints what the run asks."""
+        self._print(waiting_to_wire(run_id, [interrupt_to_wire(interrupt) for interrupt in interrupts]))
+
+    def _print(self, wire: dict[str, Any]) -> None:
+        self._screen.line(json.dumps(wire, ensure_ascii=False, separators=(",", ":")))
 
 
 class TextView:
@@ -87,6 +99,9 @@ class TextView:
         while self._open is not None:
             self._close()
         self._speaker = ""
+
+    def wait(self, run_id: str, interrupts: Sequence[Interrupt]) -> None:
+        """The questions stand elsewhere on the screen."""
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -170,6 +185,8 @@ def details(event: Event) -> list[str]:
         lines.append(f"error: {event.error_message or event.error_code}")
     if event.interrupted:
         lines.append("(interrupted)")
+    if event.cut_off:
+        lines.append(f"(cut off: {event.finish_reason})")
     return lines
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +19,8 @@ from sojourn.content import Content, Part
 from sojourn.errors import (
     AgentError,
     Fenced,
-    LimitExceeded,
     NotFound,
-    RunCancelled,
     SojournError,
-    TimedOut,
     Unavailable,
     Unsupported,
 )
@@ -34,9 +29,11 @@ from sojourn.run.config import RunConfig
 from sojourn.run.live import PIECE_OVERHEAD, LiveRun
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Begun, Store
-from sojourn.run.types import Interrupt, RunError, RunRecord, Step, terminal_frame
+from sojourn.run.types import Interrupt, RunRecord, Step, terminal_frame
 from sojourn.runner import history, transfers
 from sojourn.runner.bounds import check_left_state
+from sojourn.runner.children import ChildRun, child_context
+from sojourn.runner.ending import Stop, outcome_of_error, outcome_of_stop
 from sojourn.runner.intake import Intake
 from sojourn.runner.journal import Journal
 from sojourn.runner.lending import HeldSlot, set_held_slot
@@ -45,6 +42,8 @@ from sojourn.runner.observe import agent_span
 from sojourn.runner.plugins import change, observe
 from sojourn.runner.saves import Saves
 from sojourn.runner.speech import Speech, shown
+from sojourn.runner.turns import check_tokens, check_turns
+from sojourn.runner.unwinding import runs_in, unwind
 from sojourn.session.state import State, StateDelta
 
 if TYPE_CHECKING:
@@ -53,27 +52,13 @@ if TYPE_CHECKING:
     from sojourn.memory.types import Memory
     from sojourn.runner.services import Services
 
-logger = logging.getLogger("sojourn.run")
-
-CLOSE_TRIES = 3
-"""How often a generator is told to end that goes on all the same."""
-
-
-class Stop(StrEnum):
-    """Why an attempt is stopped from outside."""
-
-    CANCEL = "cancel"
-    TIMEOUT = "timeout"
-    SHUTDOWN = "shutdown"
-
-
 _COMPLETED = Outcome(Move.COMPLETE)
 
 
 class Execution:
     """Executes one attempt.
 
-    It owns the fence: everything the attempt stores goes through `_store`, in order, and nothing does after `finish`.
+    It owns the fence: everything the attempt stores goes through its `AttemptLog`, in order, and nothing does after `finish`.
 
     Args:
         services: What the executions of its Runner share.
@@ -147,20 +132,7 @@ class Execution:
 
     def stop_outcome(self) -> Outcome:
         """How a stopped attempt ends."""
-        match self.stop_reason:
-            case Stop.TIMEOUT:
-                error: SojournError = TimedOut(
-                    f"run {self.run_id!r} did not finish within {self.config.timeout:g} seconds; see RunConfig.timeout",
-                    code="run.timeout",
-                    retryable=False,
-                )
-                return Outcome(Move.FAIL, RunError.of(error))
-            case Stop.CANCEL:
-                return Outcome(Move.CANCEL, RunError.of(RunCancelled(self.why or "cancelled")))
-            case _:
-                if self.record.attached:
-                    return Outcome(Move.CANCEL, RunError.of(RunCancelled("its reader's process shut down")))
-                return Outcome(Move.REQUEUE)
+        return outcome_of_stop(self.stop_reason, self.why, self.record, self.config)
 
     async def main(self) -> Outcome | None:
         """Runs the attempt to its end.
@@ -175,7 +147,7 @@ class Execution:
         try:
             outcome = await self._work()
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not _runs_in(self.task):
+            if isinstance(error, GeneratorExit) and not runs_in(self.task):
                 # The event loop is gone and this task is garbage: nothing can be stored, the run is found again as lost.
                 self.finished = self._log.closed = True
                 raise
@@ -248,13 +220,7 @@ class Execution:
             self.stop_reason = Stop.SHUTDOWN
         if self.stop_reason is not None:
             return self.stop_outcome()
-        if isinstance(error, RunPaused):
-            return Outcome(Move.WAIT)
-        if isinstance(error, SojournError):
-            return Outcome(Move.FAIL, RunError.of(error), error)
-        logger.error("run %s failed: an agent raised", self.run_id, exc_info=error, extra=self._log_fields())
-        message = f"an agent raised {type(error).__name__}; the log of run {self.run_id!r} has the details"
-        return Outcome(Move.FAIL, RunError("agent.failed", message), error)
+        return outcome_of_error(error, self.record)
 
     # -- agents -----------------------------------------------------------------------------------------------------
 
@@ -297,6 +263,8 @@ class Execution:
             if ctx._message is not None:
                 code = e.code if isinstance(e, SojournError) else None
                 self._log.tail.append(self._speech.seal(ctx, interrupted=True, error_code=code))
+            elif ctx._spent is not None:
+                self._log.tail.append((self._speech.event(ctx, interrupted=True), None))
             raise
         finally:
             if plugins.after_agent:
@@ -353,26 +321,8 @@ class Execution:
                 produced = None
         finally:
             if produced is not None:
-                await self._close(produced, task)
+                await unwind(produced, task, self.record)
         self._raise_if_stopped(ctx)
-
-    async def _close(self, produced: Any, task: asyncio.Task[Any] | None) -> None:
-        """Ends an iterator before its end: its `finally` blocks run, and what it still yields is not taken."""
-        if not _runs_in(task):
-            return  # The event loop is gone: nothing can be awaited any more.
-        if not hasattr(produced, "athrow"):
-            if hasattr(produced, "aclose"):
-                await produced.aclose()
-            return
-        # Not `aclose`: a generator that yields once more could not be brought to its end after that.
-        for _ in range(CLOSE_TRIES):
-            if getattr(produced, "ag_frame", produced) is None:
-                return  # It has ended by itself.
-            try:
-                await produced.athrow(GeneratorExit())
-            except (GeneratorExit, StopAsyncIteration):
-                return
-        logger.warning("run %s: an agent goes on after it was closed", self.run_id, extra=self._log_fields())
 
     def _raise_if_stopped(self, ctx: Context) -> None:
         # An agent that swallowed what was to unwind it has come to its end all the same.
@@ -457,16 +407,7 @@ class Execution:
 
     def run_child(self, ctx: Context, agent: Agent, branch: str | None) -> Awaitable[Any]:
         """See `Context.run_agent`."""
-        if ctx._children is None:
-            ctx._children = {}
-        count = ctx._children[agent.name] = ctx._children.get(agent.name, 0) + 1
-        state, path = ctx.state, ctx.branch
-        if branch is not None:
-            # Taken at once: what siblings write meanwhile must not depend on who is scheduled first.
-            state = ctx.state.overlay()
-            path = f"{ctx.branch}.{branch}" if ctx.branch else branch
-        child = Context(self, agent, state, path, ctx.path(f"{agent.name}@{count}"), agent)
-        return _ChildRun(self, ctx, child)
+        return ChildRun(self.run_inside, ctx, child_context(ctx, agent, branch))
 
     async def run_inside(self, ctx: Context, child: Context) -> Any:
         """Runs an agent inside of another one's context."""
@@ -557,9 +498,6 @@ class Execution:
             self._timer.cancel()
             self._timer = None
 
-    def _log_fields(self) -> dict[str, Any]:
-        return {"run_id": self.run_id, "session_id": self.record.session_id, "user_id": self.record.user_id}
-
     # -- what a context asks for ------------------------------------------------------------------------------------
 
     def live_input(self) -> LiveInput:
@@ -588,31 +526,12 @@ class Execution:
     def count_turn(self, ctx: Context) -> None:
         """See `Context.turn`."""
         self._turns += 1
-        if self._turns > self.config.max_turns:
-            raise LimitExceeded(
-                f"run {self.run_id!r} has made {self.config.max_turns} model calls, the limit; raise RunConfig.max_turns if "
-                "that is intended",
-                code="run.max_turns",
-                retryable=False,
-            )
+        check_turns(self.run_id, self._turns, self.config.max_turns)
         bounded = self.config.max_tokens is not None or self._log.tokens is not None
         # A turn that the journal repeats spends nothing.
         if bounded and not self._speech.repeats(ctx):
-            self._check_tokens()
-
-    def _check_tokens(self) -> None:
-        """Refuses a model call that neither the run nor its user has tokens for."""
-        spent, most = self._log.usage.get("total_token_count", 0), self.config.max_tokens
-        if most is not None and spent >= most:
-            raise LimitExceeded(
-                f"run {self.run_id!r} has spent {spent} tokens, {most} are allowed; raise RunConfig.max_tokens if that is "
-                "intended",
-                code="run.max_tokens",
-                retryable=False,
-            )
-        refusal = self._log.tokens.refusal() if self._log.tokens is not None else None
-        if refusal is not None:
-            raise refusal
+            spent = self._log.usage.get("total_token_count", 0)
+            check_tokens(self.run_id, spent, self.config.max_tokens, self._log.tokens)
 
     def check_transfer(self, ctx: Context, name: str) -> None:
         """See `Context.transfer_to`."""
@@ -624,6 +543,8 @@ class Execution:
 
     async def step(self, ctx: Context, key: str, fn: Callable[[], Any], *, with_next_event: bool) -> Any:
         """See `Context.step`."""
+        if self._journal.is_done(ctx.path(key)):
+            self._speech.pass_by(ctx.step_branch(key))
         return await self._journal.step(ctx, key, fn, self._keep_steps if with_next_event else self._record_steps)
 
     async def ask(self, ctx: Context, questions: Sequence[Question]) -> list[Any]:
@@ -659,24 +580,7 @@ class Execution:
 
     async def history(self, ctx: Context, limit: int | None) -> list[Event]:
         """See `Context.history`."""
-        app, user, session = self.record.key
-        found = await self.store.history(self.record.key, limit)
-        waiting: set[str] = set()
-        if any(e.long_running_tool_ids for e in (*found.pinned, *found.events)):
-            for interrupt in await self.store.list_interrupts(app, user_id=user, session_id=session):
-                waiting.update((interrupt.id, interrupt.call_id or interrupt.id))
-        seen = history.visible_to(ctx.branch)
-
-        def keep(event: Event) -> bool:
-            # What an earlier attempt said after this point has not been said yet by this one.
-            ahead = (
-                event.run_id == self.run_id
-                and event.ordinal is not None
-                and event.ordinal >= self._speech.ordinals.get(event.branch, 1)
-            )
-            return seen(event) and not ahead
-
-        return history.arrange(found, waiting, keep)
+        return await history.read(self.store, self.record, ctx.branch, limit, self._speech.ordinals)
 
     def artifact_service(self) -> ArtifactService:
         """See `Context.artifacts`."""
@@ -701,28 +605,6 @@ class Execution:
         if service is None:
             raise not_configured("memory")
         return service
-
-
-class _ChildRun:
-    """An agent that runs inside of another one when this is awaited; a task may be cancelled before it gets to that."""
-
-    __slots__ = ("_child", "_ctx", "_execution")
-
-    def __init__(self, execution: Execution, ctx: Context, child: Context) -> None:
-        self._execution = execution
-        self._ctx = ctx
-        self._child = child
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self._execution.run_inside(self._ctx, self._child).__await__()
-
-
-def _runs_in(task: asyncio.Task[Any] | None) -> bool:
-    """Whether this is called by a running task; not by the collection of one whose event loop is gone."""
-    try:
-        return asyncio.current_task() is task
-    except RuntimeError:
-        return False
 
 
 def _nothing() -> None:

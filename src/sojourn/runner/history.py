@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 
+from sojourn.agents.context import IN_STEP
 from sojourn.content import Content, FunctionResponse, Part
 from sojourn.event import USER, Event
+from sojourn.run.store import Store
+from sojourn.run.types import RunRecord
 from sojourn.session.types import History
+
+
+async def read(
+    store: Store, record: RunRecord, branch: str | None, limit: int | None, ordinals: Mapping[str | None, int]
+) -> list[Event]:
+    """Reads the window of a run's session as an attempt of it sees it at this point.
+
+    Args:
+        store: Where the session is.
+        record: The run.
+        branch: Of the agent that reads it.
+        limit: How many events; None for all.
+        ordinals: What the attempt's next event is in each branch; 1 if nothing was said there.
+    """
+    found = await store.history(record.key, limit)
+    waiting: set[str] = set()
+    if any(e.long_running_tool_ids for e in (*found.pinned, *found.events)):
+        app, user, session = record.key
+        for interrupt in await store.list_interrupts(app, user_id=user, session_id=session):
+            waiting.update((interrupt.id, interrupt.call_id or interrupt.id))
+    seen = visible_to(branch)
+
+    def keep(event: Event) -> bool:
+        # What an earlier attempt said after this point has not been said yet by this one.
+        ahead = event.run_id == record.id and event.ordinal is not None and event.ordinal >= ordinals.get(event.branch, 1)
+        return seen(event) and not ahead
+
+    return arrange(found, waiting, keep)
 
 
 def arrange(history: History, open_calls: Container[str], keep: Callable[[Event], bool]) -> list[Event]:
@@ -65,7 +96,24 @@ def _given(event: Event) -> list[FunctionResponse]:
 
 
 def visible_to(branch: str | None) -> Callable[[Event], bool]:
-    """Which events a branch sees: its own, those of the branches around it, and those outside of any."""
-    if branch is None:
-        return lambda event: True
-    return lambda event: event.branch is None or branch == event.branch or branch.startswith(event.branch + ".")
+    """Which events a branch sees: its own, those of the branches around it, and those outside of any.
+
+    Inside of a step, such as a tool's call, that is what is seen around it, and what was said in the step. What was said
+    inside of other steps is seen nowhere else: their results tell of it.
+    """
+    if branch is not None and any(not name.startswith(IN_STEP) for name in branch.split(".")):
+        return lambda event: event.branch is None or is_within(branch, event.branch)
+    return lambda event: event.branch is None or is_within(branch, _innermost_step(event.branch))
+
+
+def is_within(branch: str | None, above: str | None) -> bool:
+    """Whether a branch is another one or inside of it."""
+    return above is None or branch == above or (branch or "").startswith(f"{above}.")
+
+
+def _innermost_step(branch: str) -> str | None:
+    """The branch of the innermost step that a branch is in."""
+    names = branch.split(".")
+    while names and not names[-1].startswith(IN_STEP):
+        names.pop()
+    return ".".join(names) or None

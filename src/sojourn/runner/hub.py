@@ -24,7 +24,8 @@ from sojourn.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from sojourn.runner.dispatch import Dispatcher
-    from sojourn.runner.execution import Execution, Stop
+    from sojourn.runner.ending import Stop
+    from sojourn.runner.execution import Execution
 
 logger = logging.getLogger("sojourn.run")
 
@@ -215,7 +216,7 @@ class Hub:
 
     def _in_use(self) -> bool:
         """Whether a Runner that has not been closed may still need what runs here."""
-        return bool(self.jobs or self._entered or any(not d.closed for d in self.dispatchers))
+        return bool(self.jobs or self._entered or any(not d.admission.closed for d in self.dispatchers))
 
     def stop_watching(self) -> None:
         """If no Runner needs it any more: stops looking for changes, for questions that expire, and watching the loop."""
@@ -287,7 +288,7 @@ class Hub:
                 f"session {record.key} was deleted before run {record.id!r} started", code="session.deleted"
             )
         live.end()
-        job.dispatcher.left_queue(job)
+        job.dispatcher.admission.left_queue(job)
         job.dispatcher.tell_ended(job)
         self.remove(job)
 

@@ -59,9 +59,8 @@ class Journal:
                 code="step.duplicate_key",
             )
         self._done.add(path)
-        known = self._steps.get(path)
-        if known is not None and known.status == "done":
-            return jsonvalue.copy(known.result)
+        if self.is_done(path):
+            return jsonvalue.copy(self._steps[path].result)
         for hook in self._plugins.before_step:
             await change(hook, ctx, key)
         started = platform.now()
@@ -103,6 +102,11 @@ class Journal:
             raise
         return result
 
+    def is_done(self, path: str) -> bool:
+        """Whether an earlier attempt has done a step."""
+        known = self._steps.get(path)
+        return known is not None and known.status == "done"
+
     def turns_over(self, scope: str) -> int:
         """How many calls of models are recorded that this attempt does not come by again.
 
@@ -116,8 +120,7 @@ class Journal:
     def _is_over(self, path: str, scope: str) -> bool:
         if scope and not path.startswith(f"{scope}/"):
             return True
-        around = list(accumulate(path.split("/")[:-1], "{}/{}".format))
-        return any(step is not None and step.status == "done" for step in map(self._steps.get, around))
+        return any(map(self.is_done, accumulate(path.split("/")[:-1], "{}/{}".format)))
 
     def ask(self, ctx: Context, questions: Sequence[Question]) -> list[tuple[Interrupt, bool]]:
         """The interrupts of questions, and whether each is asked for the first time; see `Context.ask_all`.

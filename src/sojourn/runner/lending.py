@@ -72,7 +72,7 @@ class HeldSlot:
                 job = self._wanted.pop(0)
                 if not job.delivery.started and job.delivery.needs_slot:
                     self.in_use = True
-                    job.dispatcher.lend_slot(job.live.record.uid, self.free)
+                    job.dispatcher.admission.lend_slot(job.live.record.uid, self.free)
         finally:
             self._lending = False
 

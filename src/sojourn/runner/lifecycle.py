@@ -12,7 +12,7 @@ from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import MAX_DEATHS
 from sojourn.run.types import RunError, RunRecord
 from sojourn.runner.dispatch import Dispatcher, suspended_error
-from sojourn.runner.execution import Stop
+from sojourn.runner.ending import Stop
 from sojourn.runner.hub import Job
 
 Wait = Callable[[Collection[asyncio.Future[Any]]], Awaitable[Any]]
@@ -56,7 +56,7 @@ class Load:
 def load_of(dispatcher: Dispatcher) -> Load:
     """See `Runner.load`."""
     executing = (j for j in dispatcher.hub.jobs.values() if j.dispatcher is dispatcher and j.execution is not None)
-    return Load(sum(1 for _ in executing), dispatcher.limiter.queued, dispatcher.limiter.abandoned)
+    return Load(sum(1 for _ in executing), dispatcher.admission.limiter.queued, dispatcher.admission.limiter.abandoned)
 
 
 class Closing:
@@ -82,6 +82,19 @@ class Closing:
         all_done.cancel()
 
 
+async def ready(dispatcher: Dispatcher) -> None:
+    """Makes sure that runs can be taken on, after those that an earlier process left unfinished.
+
+    Raises:
+        Unavailable: `runner.closed`.
+        Conflict: `runner.other_loop`, and what `recover` says.
+    """
+    hub = dispatcher.admission.ready()
+    if dispatcher.store.shared and dispatcher.recovered_in != hub.generation:
+        # Whoever executes runs of a database knows that nobody else does: what is unfinished there is nobody's.
+        await recover(dispatcher)
+
+
 async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
     """Takes up the app's runs that an earlier process left unfinished; entering the Runner does this.
 
@@ -94,7 +107,7 @@ async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
     Raises:
         Conflict: `store.in_use` if another process executes this store's runs.
     """
-    hub = dispatcher.ready()
+    hub = dispatcher.admission.ready()
     await dispatcher.store.become_executor()
     before, dispatcher.recovered_in = dispatcher.recovered_in, hub.generation
     try:
@@ -141,7 +154,7 @@ async def close(dispatcher: Dispatcher, closing: Closing) -> CloseReport:
     own = [j for j in hub.jobs.values() if j.dispatcher is dispatcher]
     queued = [j for j in own if hub.engine.withdraw(j.delivery)]
     for job in queued:
-        dispatcher.left_queue(job)
+        dispatcher.admission.left_queue(job)
     active = [j for j in own if j not in queued]
     drained, left = await _await_end(active, closing.wait)
     for job in left:

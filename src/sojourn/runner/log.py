@@ -117,8 +117,12 @@ class AttemptLog:
         except BaseException as error:
             self._kept_steps[:0] = kept
             refused = error.code if isinstance(error, SojournError) and not isinstance(error, Unavailable) else None
-            # Messages that readers have seen pieces of go with the next append instead.
-            self.tail[:0] = [_left_of(event, message, refused) for event, message in pending if message is not None]
+            # Messages that readers have seen pieces of go with the next append instead, and what refused ones have cost.
+            self.tail[:0] = [
+                _left_of(event, message, refused)
+                for event, message in pending
+                if message is not None or (refused is not None and event.usage_metadata is not None)
+            ]
             raise
         self.usage = appended.record.usage
         self._show(appended.events, prepared)
@@ -183,10 +187,10 @@ class AttemptLog:
         return [] if event is None else [(event, None)]
 
     def _dropped(self, events: Sequence[Said]) -> list[Said]:
-        """What is left to be stored when these are refused: first what they saved is told apart, then nothing is."""
+        """What is left when these are refused: at first what they have cost, with what they saved told apart; then nothing."""
         if not events:
             self.saves = None
-        return []
+        return [(_cost_of(event, message), message) for event, message in events if event.usage_metadata and event.content]
 
     def seal_calls(self, run_id: str, code: str, ordinal: int, attempt: int) -> None:
         """Answers all open calls with an error, so that the next history is valid."""
@@ -287,9 +291,9 @@ _UNTOLD = RunError("agent.failed", "the run failed, and why could not be stored"
 _IDENTITY = ("id", "run_id", "ordinal", "branch", "attempt", "timestamp")
 
 
-def _left_of(event: Event, message: OpenMessage, refused: str | None) -> Said:
+def _left_of(event: Event, message: OpenMessage | None, refused: str | None) -> Said:
     """What is to be stored yet of an event that was not: all of it, or of one that was refused the pieces it stands for."""
-    content = message.content()
+    content = message.content() if message is not None else None
     if refused is None or (event.content == content and not event.actions.changes_state):
         return event, message
     cut = event.evolve(
@@ -302,6 +306,16 @@ def _left_of(event: Event, message: OpenMessage, refused: str | None) -> Said:
         error_code=refused,
     )
     return cut, message
+
+
+def _cost_of(event: Event, message: OpenMessage | None) -> Event:
+    """An event with nothing but the tokens spent on it."""
+    cost = event.evolve(
+        content=None, output=None, actions=EventActions(), custom_metadata=None, long_running_tool_ids=(), interrupted=True
+    )
+    if message is not None:
+        message.seal_with(cost)
+    return cost
 
 
 def _failed(error: SojournError) -> Outcome:

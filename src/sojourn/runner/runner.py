@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sojourn import platform
 from sojourn.agents.base import Agent, close_agents
 from sojourn.agents.context import not_configured
-from sojourn.agents.current import Lineage, find_current_run
 from sojourn.agents.live import LiveRequestQueue
 from sojourn.agents.source import AgentSource
 from sojourn.artifact.service import ArtifactService
-from sojourn.content import Content
 from sojourn.engine.limiter import Limiter, Limits
-from sojourn.errors import Conflict, InvalidInput, LimitExceeded, NotFound, SojournError, Unavailable, Unsupported
-from sojourn.event import USER, Event, EventActions
+from sojourn.errors import InvalidInput, NotFound, Unsupported
+from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.service import MemoryService
 from sojourn.page import Page
 from sojourn.run.config import RunConfig, StreamingMode
 from sojourn.run.status import RunStatus
-from sojourn.run.store import NewRun, Store
+from sojourn.run.store import Store
 from sojourn.run.types import Interrupt, RunQuery, RunRecord
 from sojourn.run.usage import UserUsage
-from sojourn.runner import lifecycle, spill
-from sojourn.runner.answering import answers_in, give_answer
-from sojourn.runner.bounds import check_metadata
+from sojourn.runner import lifecycle, sessions
 from sojourn.runner.config import RunnerConfig
 from sojourn.runner.dispatch import Dispatcher
 from sojourn.runner.handle import EventStream, Run
 from sojourn.runner.hub import Hub
 from sojourn.runner.lifecycle import CloseReport, Closing, Load
+from sojourn.runner.message import Message
 from sojourn.runner.observe import Observer
-from sojourn.runner.plugins import change
-from sojourn.runner.repeating import check_last, check_repeatable, repeated_message
-from sojourn.runner.seeding import seed, turns_of
+from sojourn.runner.repeating import check_last, repeated_message
 from sojourn.runner.services import Services
-from sojourn.session.state import StateDelta
+from sojourn.runner.submission import Submission, Submitter
 from sojourn.session.types import Session, SessionKey
-from sojourn.store.rules import run_conflict
-
-logger = logging.getLogger("sojourn.run")
-
-Message = str | Content
-"""What a user says."""
 
 
 class Runner:
@@ -77,6 +64,7 @@ class Runner:
         self._services = Services(config)
         limits = Limits(config.max_concurrency, config.max_concurrency_per_user, config.max_queue, config.queue_timeout)
         self.dispatcher = Dispatcher(self._services, limits, config.propagate)
+        self._submitter = Submitter(self.dispatcher)
         self._entered = False
         self._closing: Closing | None = None
 
@@ -126,7 +114,7 @@ class Runner:
     @property
     def limiter(self) -> Limiter:
         """Who executes and who waits."""
-        return self.dispatcher.limiter
+        return self.dispatcher.admission.limiter
 
     def streams(self, record: RunRecord) -> bool:
         """Whether a run's readers are sent pieces of messages."""
@@ -195,16 +183,10 @@ class Runner:
         """
 
         def start() -> Any:
-            return self._submit(
-                user_id,
-                session_id,
-                new_message,
-                run_config=run_config,
-                run_id=run_id,
-                attached=True,
-                create_session=create_session,
-                state_delta=state_delta,
-            )
+            return self._submit(Submission(
+                user_id, session_id, new_message, run_config, run_id,
+                attached=True, create_session=create_session, state_delta=state_delta,
+            ))  # fmt: skip
 
         return EventStream(start, lambda run: self.dispatcher.leave(run.record))
 
@@ -228,16 +210,9 @@ class Runner:
         Returns:
             The run, recorded, and begun if its turn and a slot were free.
         """
-        return await self._submit(
-            user_id,
-            session_id,
-            new_message,
-            run_config=run_config,
-            run_id=run_id,
-            attached=False,
-            create_session=create_session,
-            state_delta=state_delta,
-        )
+        return await self._submit(Submission(
+            user_id, session_id, new_message, run_config, run_id, create_session=create_session, state_delta=state_delta
+        ))  # fmt: skip
 
     async def start_attached(
         self,
@@ -261,7 +236,7 @@ class Runner:
                 code has ended, or will never run.
         """
         return await self._submit(
-            user_id, session_id, new_message, run_config=run_config, run_id=run_id, attached=True, slot_freed=slot_freed
+            Submission(user_id, session_id, new_message, run_config, run_id, attached=True, slot_freed=slot_freed)
         )
 
     def run_live(
@@ -314,10 +289,9 @@ class Runner:
         bidi = RunConfig(streaming_mode=StreamingMode.BIDI)
         if run_config is not None:
             bidi = run_config.model_copy(update={"streaming_mode": StreamingMode.BIDI})
-        return await self._submit(
-            user_id, session_id, None, run_config=bidi, run_id=None, attached=True, create_session=create_session,
-            requests=live_request_queue,
-        )  # fmt: skip
+        return await self._submit(Submission(
+            user_id, session_id, None, bidi, attached=True, create_session=create_session, requests=live_request_queue
+        ))  # fmt: skip
 
     async def leave(self, run: Run) -> None:
         """Leaves an attached run: cancels it unless it has ended or waits for a person, and waits for its end.
@@ -328,156 +302,9 @@ class Runner:
         if run.record.attached:
             await run.settled()
 
-    async def _submit(
-        self,
-        user_id: str,
-        session_id: str,
-        message: Message | None,
-        *,
-        run_config: RunConfig | None,
-        run_id: str | None,
-        attached: bool,
-        create_session: bool = True,
-        state_delta: dict[str, Any] | None = None,
-        slot_freed: Callable[[], None] | None = None,
-        repeated: RunRecord | None = None,
-        as_stored: bool = False,
-        requests: LiveRequestQueue | None = None,
-    ) -> Run:
-        key = SessionKey(self.app_name, user_id, session_id).check()
-        # What opens a live run says nothing.
-        content = _content(message) if requests is None else None
-        delta = StateDelta.of_values(state_delta)
-        hub = self.dispatcher.ready()
-        if self.store.shared and self.dispatcher.recovered_in != hub.generation:
-            # Whoever executes runs of a database knows that nobody else does: what is unfinished there is nobody's.
-            await self.recover()
-        if content is not None and content.parts[0].function_response is not None and repeated is None:
-            run: Run | None = None
-            given_answers = await answers_in(self.store, key, content)
-            if changes := delta.durable().values:
-                await self.store.patch_session(
-                    app_name=key.app_name, user_id=user_id, session_id=session_id, state_delta=changes
-                )
-            for n, answer in enumerate(given_answers, 1):
-                # Should a later answer be refused, the caller's slot must not be in use by the run of an earlier one.
-                lent = slot_freed if n == len(given_answers) else None
-                run = await self._answer(answer.run_id, answer.interrupt_id, answer.value, user_id, lent)
-            assert run is not None, "there is one answer for each part"
-            return run
-        services = self._services
-        # A message that is repeated as it is stored has been through the hooks.
-        for hook in () if as_stored or content is None else services.plugins.on_user_message:
-            content = await change(hook, key, content, gives=Content) or content
-        config = services.merge(run_config)
-        check_metadata(config.custom_metadata, config.max_event_bytes)
-        lineage = _lineage(key, attached)
-        given = run_id is not None
-        run_id = check_id(run_id, "run_id") if run_id is not None else platform.new_id()
-        event = Event.unchecked(
-            {
-                "id": platform.new_id(),
-                "run_id": run_id,
-                "author": USER,
-                "timestamp": platform.now(),
-                "content": content,
-                "ordinal": 0,
-                **({"actions": EventActions(state_delta=changes)} if (changes := delta.durable().values) else {}),
-            }
-        )
-        large = spill.is_large(event, config.max_event_bytes)
-        retry_of = repeated.id if repeated is not None else None
-        refusal = await self._token_refusal(user_id)
-        asks_first = large or config.when_busy == "replace" or refusal is not None
-        if given and asks_first and content is not None and (known := await self._known(key, run_id, content, retry_of)):
-            if slot_freed is not None:
-                self.dispatcher.lend_slot(known.record.uid, slot_freed)
-            return known
-        if refusal is not None:
-            raise refusal
-        if large or config.when_busy == "replace":
-            # Nothing may be kept or cancelled for a run that is refused.
-            self.dispatcher.check_room(key, lineage)
-            if repeated is not None:
-                await check_repeatable(self.store, repeated)
-        if large:
-            event = await self._spill_message(key, event, config, create_session)
-        new = NewRun(
-            id=run_id,
-            key=key,
-            message=event,
-            config=run_config.overrides() if run_config is not None else {},
-            attached=attached,
-            create_session=create_session,
-            reject_if_busy=config.when_busy == "reject",
-            retry_of=retry_of,
-            custom_metadata=config.custom_metadata,
-        )
-        if config.when_busy == "replace":
-            await self._replace(key)
-        try:
-            record, live = await self.dispatcher.submit(new, lineage, slot_freed, delta.transient(), requests)
-        except SojournError as error:
-            if large and not isinstance(error, Unavailable):
-                await self._take_back(key, event)
-            raise
-        if large and record.message.id != event.id:
-            await self._take_back(key, event)
-        return Run(self, record, live)
-
-    async def _token_refusal(self, user_id: str) -> LimitExceeded | None:
-        """Why a user may start no run; None if tokens are left, or are not bounded."""
-        if self._services.tokens is None:
-            return None
-        tokens = self._services.tokens.of(user_id)
-        await tokens.refresh()
-        return tokens.refusal()
-
-    async def _known(self, key: SessionKey, run_id: str, content: Content, retry_of: str | None) -> Run | None:
-        """The run recorded under this id, if there is one: submitting it again must do nothing else.
-
-        Raises:
-            Conflict: `run.conflict` if it was for something else.
-        """
-        try:
-            record = await self.store.get_run(self.app_name, run_id, key.user_id)
-        except NotFound:
-            return None
-        digest = (record.message.custom_metadata or {}).get(spill.DIGEST)
-        same = record.message.content == content if digest is None else digest == spill.digest(content)
-        if record.key != key or not same or record.retry_of != retry_of:
-            raise run_conflict(run_id)
-        return Run(self, record, self.hub.live.get(record.uid))
-
-    async def _replace(self, key: SessionKey) -> None:
-        """Cancels the session's queued and running runs."""
-        query = RunQuery(key.app_name, key.user_id, key.session_id, (RunStatus.QUEUED, RunStatus.RUNNING))
-        for record in (await self.store.list_runs(query, limit=1000)).items:
-            await self.dispatcher.cancel(record, "replaced by a later run of its session")
-
-    async def _spill_message(self, key: SessionKey, event: Event, config: RunConfig, create: bool) -> Event:
-        """Moves what is too large in a user's message to artifacts of its session."""
-        if self.artifacts is None:
-            raise InvalidInput(
-                "the message is too large for an event and there is no artifact service to keep its parts",
-                code="event.too_large",
-            )
-        session = await self.get_session(key.user_id, key.session_id, create=create)
-        if event.content is not None:
-            event = event.evolve(custom_metadata={spill.DIGEST: spill.digest(event.content)})
-        try:
-            return await spill.spill(event, self.artifacts, session, config.max_event_bytes)
-        except SojournError:
-            await self._take_back(key, event)
-            raise
-
-    async def _take_back(self, key: SessionKey, event: Event) -> None:
-        """Deletes what was moved to artifacts for a message that was not recorded."""
-        assert self.artifacts is not None, "something was moved"
-        try:
-            await spill.take_back(event.id, self.artifacts, await self.get_session(key.user_id, key.session_id))
-        except SojournError as error:
-            logger.warning("what a refused message of session %s has left in artifacts was not deleted: %s", key, error)
+    async def _submit(self, submission: Submission) -> Run:
+        record, live, start_pos = await self._submitter.submit(submission)
+        return Run(self, record, live, start_pos=start_pos)
 
     # -- people -----------------------------------------------------------------------------------------------------
 
@@ -500,34 +327,8 @@ class Runner:
             InvalidInput: `interrupt.invalid_answer`, `interrupt.answer_too_large`, `run.ambiguous`.
             Conflict: `interrupt.conflict`, `interrupt.closed`.
         """
-        return await self._answer(run_id, interrupt_id, value, user_id)
-
-    async def _answer(
-        self, run_id: str, interrupt_id: str, value: Any, user_id: str | None, slot_freed: Callable[[], None] | None = None
-    ) -> Run:
-        """Answers a question; a run that goes on with it here uses the caller's slot, if one is lent."""
-        hub = self.dispatcher.ready()
-        record = await self.store.get_run(self.app_name, check_id(run_id, "run_id"), user_id)
-        try:
-            max_bytes = self._services.run_config(record).max_event_bytes
-            answered = await give_answer(self.store, record, interrupt_id, value, max_bytes=max_bytes)
-            record = answered.record
-            job = hub.jobs.get(record.uid)
-            if job is not None:
-                # Only the attempt that asked has not heard of it; a later one has, however late this reply is.
-                asked_it = job.execution is not None and job.execution.attempt == record.attempt
-                job.answered = job.answered or (asked_it and answered.recorded and record.status is RunStatus.QUEUED)
-            elif record.status is RunStatus.QUEUED and await self.dispatcher.may_execute() and record.uid not in hub.jobs:
-                self.dispatcher.deliver(record, ahead=True, slot_freed=slot_freed)
-                slot_freed = None
-        except (asyncio.CancelledError, Unavailable):
-            # It may be stored, and then the run goes on, whatever becomes of whoever gave the answer.
-            hub.spawn(self.dispatcher.watch_waiting(record))
-            raise
-        if slot_freed is not None:
-            self.dispatcher.lend_slot(record.uid, slot_freed)
-        live = hub.live.get(record.uid)
-        return Run(self, record, live, start_pos=record.last_pos)
+        record, live, start_pos = await self._submitter.answer(run_id, interrupt_id, value, user_id)
+        return Run(self, record, live, start_pos=start_pos)
 
     # -- watching and changing runs ---------------------------------------------------------------------------------
 
@@ -604,10 +405,10 @@ class Runner:
         if new_message is None and not drop_later and record.superseded_by is None:
             await check_last(self.store, record)
         config = run_config or (RunConfig.model_validate(record.config) if record.config else None)
-        return await self._submit(
-            record.user_id, record.session_id, repeated_message(record, new_message), run_config=config, run_id=new_run_id,
+        return await self._submit(Submission(
+            record.user_id, record.session_id, repeated_message(record, new_message), config, new_run_id,
             attached=attached, repeated=record, as_stored=new_message is None,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     async def list_runs(
         self,
@@ -653,17 +454,7 @@ class Runner:
         Raises:
             NotFound: `session.not_found`.
         """
-        key = SessionKey(self.app_name, user_id, session_id).check()
-        app, user, session = key
-        try:
-            return await self.store.get_session(app_name=app, user_id=user, session_id=session)
-        except NotFound:
-            if not create:
-                raise
-        try:
-            return await self.store.create_session(app_name=app, user_id=user, session_id=session)
-        except SojournError:
-            return await self.store.get_session(app_name=app, user_id=user, session_id=session)
+        return await sessions.get_session(self.store, self._key(user_id, session_id), create=create)
 
     async def create_session(
         self,
@@ -689,20 +480,7 @@ class Runner:
             InvalidInput: `session.seed_refused` for events that do or ask something, or that begin with an agent's;
                 `event.too_large`, `id.invalid`, `state.invalid_key`, `json.invalid`. No session is created then.
         """
-        root = self._services.agent
-        turns = turns_of(events, root.name if root is not None else "agent")
-        if turns:
-            hub = self.dispatcher.ready()
-            if self.store.shared and self.dispatcher.recovered_in != hub.generation:
-                await self.recover()
-        session = await self.store.create_session(app_name=self.app_name, user_id=user_id, session_id=session_id, state=state)
-        try:
-            max_bytes = self._services.merge(None).max_event_bytes
-            await seed(self.store, self.artifacts, session, turns, max_bytes)
-        except BaseException:
-            await asyncio.shield(self.delete_session(user_id, session.id))
-            raise
-        return session
+        return await sessions.create_session(self.dispatcher, user_id, session_id, state, events)
 
     async def delete_session(self, user_id: str, session_id: str) -> Session:
         """Deletes a session with its events, runs, state and artifacts; a run under way is stopped.
@@ -712,15 +490,7 @@ class Runner:
         Raises:
             NotFound: `session.not_found`.
         """
-        key = SessionKey(self.app_name, user_id, session_id).check()
-        session = await self.store.delete_session(app_name=key.app_name, user_id=user_id, session_id=session_id)
-        for job in [j for j in self.hub.jobs.values() if j.live.record.key == key]:
-            await self.hub.closed(job)
-        if self._services.ingest is not None:
-            await self._services.ingest.end_additions(key)
-        if self.artifacts is not None:
-            await self.artifacts.delete_session_artifacts(spill.scope_of(session))
-        return session
+        return await sessions.delete_session(self.dispatcher, self._key(user_id, session_id))
 
     async def add_session_to_memory(self, user_id: str, session_id: str) -> None:
         """Adds what was said in a session to the user's memory; adding it again replaces what was added before.
@@ -731,7 +501,7 @@ class Runner:
         """
         if self._services.ingest is None:
             raise not_configured("memory")
-        await self._services.ingest.add_session(SessionKey(self.app_name, user_id, session_id).check())
+        await self._services.ingest.add_session(self._key(user_id, session_id))
 
     async def forget_memories(self, user_id: str, *, session_id: str | None = None) -> None:
         """Removes what memory has of a user, or only what came from one of their sessions.
@@ -754,6 +524,9 @@ class Runner:
         if session_id is not None:
             check_id(session_id, "session_id")
         await self._services.ingest.forget(self.app_name, user_id, session_id)
+
+    def _key(self, user_id: str, session_id: str) -> SessionKey:
+        return SessionKey(self.app_name, user_id, session_id).check()
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -798,9 +571,9 @@ class Runner:
         if self._closing is not None and not self._closing.report.done():
             self._closing.bound(grace)
             return await asyncio.shield(self._closing.report)
-        if self.dispatcher.closed:
+        if self.dispatcher.admission.closed:
             return CloseReport()
-        self.dispatcher.closed = True
+        self.dispatcher.admission.closed = True
         closing = self._closing = Closing()
         closing.bound(grace)
         report = CloseReport()
@@ -818,39 +591,3 @@ class Runner:
             if self._services.owns_store:
                 await self.store.close()
             closing.report.set_result(report)
-
-
-def _content(message: object) -> Content:
-    if isinstance(message, str):
-        if not message:
-            raise InvalidInput("the message is empty; give text or Content with parts", code="message.invalid")
-        try:
-            return Content.of(message)
-        except ValueError:
-            raise InvalidInput("the message holds a lone surrogate, which is not text", code="message.invalid") from None
-    if isinstance(message, Content):
-        if not message.parts:
-            raise InvalidInput("the message has no parts; give text or Content with parts", code="message.invalid")
-        if message.get_function_calls():
-            raise InvalidInput("a message of a user cannot call functions; give text, bytes or files", code="message.invalid")
-        answers = len(message.get_function_responses())
-        if answers and answers < len(message.parts):
-            raise InvalidInput(
-                "function responses answer questions; give them in a message of their own, without text", code="message.invalid"
-            )
-        return message if message.role else message.model_copy(update={"role": USER})
-    raise InvalidInput(f"the message must be text or Content, not {type(message).__name__}", code="message.invalid")
-
-
-def _lineage(key: SessionKey, attached: bool) -> Lineage:
-    """The runs that wait for a run started here."""
-    parent = find_current_run()
-    if parent is None or not attached:
-        return Lineage()
-    if key in parent.lineage.sessions:
-        raise Conflict(
-            f"a run of session {key} starts an attached run in the same session and would wait for itself; use another "
-            "session, ctx.run_agent, or start()",
-            code="run.nested_session",
-        )
-    return parent.lineage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from sojourn import platform
@@ -14,6 +15,9 @@ from sojourn.run.store import Batch, Fence, NewRun, Store
 from sojourn.runner import spill
 from sojourn.session.types import Session
 
+LATEST = 253_402_300_799
+"""The last second of the year 9999, with which calendars end."""
+
 
 def turns_of(events: Sequence[Event], agent: str) -> list[list[Event]]:
     """Events as turns: each begins with what the user said. Partial and empty ones are left out.
@@ -24,7 +28,7 @@ def turns_of(events: Sequence[Event], agent: str) -> list[list[Event]]:
 
     Raises:
         InvalidInput: `session.seed_refused` for what only a run may write: function calls and responses, actions, questions;
-            and if it is not the user who begins.
+            if it is not the user who begins; and for times outside of the calendar.
     """
     turns: list[list[Event]] = []
     for n, event in enumerate(events):
@@ -47,6 +51,8 @@ def _check(n: int, event: Event) -> None:
         raise _refused(n, "holds a function call or response; only runs make calls and answer them")
     if event.long_running_tool_ids:
         raise _refused(n, "has longRunningToolIds; only runs ask people")
+    if not 0 <= event.timestamp <= LATEST:
+        raise _refused(n, "was said at no time that there is; `timestamp` is in seconds since the epoch")
     if event.actions != EventActions():
         raise _refused(n, "has actions; only runs act. Give the state beside the events")
 
@@ -90,3 +96,5 @@ async def seed(
         run = NewRun(id=run_id, key=session.key, message=events[0], attached=True, create_session=False)
         record = (await store.submit(run, begin=True)).record
         await store.append(Fence(record.uid, record.attempt), Batch(events=events[1:], move=Move.COMPLETE))
+        # A store that never waits would keep the loop from everything else, however long the conversation.
+        await asyncio.sleep(0)

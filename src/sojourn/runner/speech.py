@@ -12,6 +12,7 @@ from sojourn.errors import AgentError, LimitExceeded, SojournError
 from sojourn.event import USER, CallDelta, Event, EventActions, LivePartial
 from sojourn.run.live import LiveRun, OpenMessage
 from sojourn.run.types import RunRecord
+from sojourn.runner.history import is_within
 from sojourn.runner.log import Said
 from sojourn.session.state import StateDelta
 
@@ -57,6 +58,12 @@ class Speech:
                 self.ordinals[branch] = ordinal + 1
             if before and branch is None and ordinal == self._handover:
                 before, self._handover = False, 0
+
+    def pass_by(self, branch: str) -> None:
+        """Takes what earlier attempts have said in a branch, and in branches inside of it, as said by this one, too."""
+        for said_in, ordinal in self._said_before.items():
+            if is_within(said_in, branch):
+                self.ordinals[said_in] = max(ordinal + 1, self.ordinals.get(said_in, 1))
 
     def repeats(self, ctx: Context) -> bool:
         """Whether what the agent says next was said before, by an earlier attempt."""
@@ -212,6 +219,11 @@ class Speech:
         branch = ctx.branch
         ordinal = self.ordinals.get(branch, 1)
         self.ordinals[branch] = ordinal + 1
+        done = self._actions(ctx, actions, own_actions) if not fields.get("interrupted") else self._kept(ctx)
+        if ctx._spent is not None:
+            given = fields.get("usage_metadata")
+            fields["usage_metadata"] = ctx._spent if given is None else given + ctx._spent
+            ctx._spent = None
         event = Event.unchecked(
             {
                 "id": id or platform.new_id(),
@@ -221,7 +233,7 @@ class Speech:
                 "branch": branch,
                 "ordinal": ordinal,
                 "attempt": self._attempt,
-                "actions": self._actions(ctx, actions, own_actions) if not fields.get("interrupted") else self._kept(ctx),
+                "actions": done,
                 **fields,
             }
         )
@@ -270,8 +282,8 @@ class Speech:
 _STATE_FIELDS = {"state_delta", "state_deleted", "state_increments"}
 
 _SAID_FIELDS = (
-    "content", "output", "long_running_tool_ids", "usage_metadata", "custom_metadata", "error_code", "error_message",
-    "interrupted", "turn_complete", "input_transcription", "output_transcription",
+    "content", "output", "long_running_tool_ids", "usage_metadata", "finish_reason", "custom_metadata", "error_code",
+    "error_message", "interrupted", "turn_complete", "input_transcription", "output_transcription",
 )  # fmt: skip
 
 

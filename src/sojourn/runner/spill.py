@@ -90,14 +90,19 @@ async def spill(event: Event, service: ArtifactService, session: Session, max_by
         kind, _, index = label.partition(":")
         if kind == "output":
             event = event.evolve(output={"artifact": uri})
-        elif kind == "text":
-            parts[int(index)] = Part(file_data=FileData(file_uri=uri, mime_type="text/plain"))
         else:
-            old = parts[int(index)].function_response
-            assert old is not None
-            parts[int(index)] = Part(function_response=FunctionResponse(id=old.id, name=old.name, response={"artifact": uri}))
+            parts[int(index)] = _reference(kind, parts[int(index)], uri)
         event = changed()
     return event
+
+
+def _reference(kind: str, part: Part, uri: str) -> Part:
+    """What an event has in place of a text or a function response that was moved."""
+    if kind == "text":
+        return Part(file_data=FileData(file_uri=uri, mime_type="text/plain"))
+    old = part.function_response
+    assert old is not None
+    return Part(function_response=FunctionResponse(id=old.id, name=old.name, response={"artifact": uri}))
 
 
 def _sizes(event: Event) -> list[tuple[int, str, bytes]]:

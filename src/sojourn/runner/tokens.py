@@ -46,6 +46,12 @@ class TokenLimit:
             tokens = self._users[user_id] = UserTokens(self, user_id)
         return tokens
 
+    async def refusal(self, user_id: str) -> LimitExceeded | None:
+        """Why a user may start no run; None if tokens are left."""
+        tokens = self.of(user_id)
+        await tokens.refresh()
+        return tokens.refusal()
+
     async def read(self, user_id: str) -> UserUsage:
         """What the ledger has of a user for the window that ends now."""
         return await self._store.user_usage(self._app_name, user_id, self.since())

@@ -52,6 +52,7 @@ class Caller:
         check_id(user_id, "user_id")
         if not self.principal.may_act_for(user_id):
             raise NotFound(f"there is no user {user_id!r} here", code="user.not_found")
+        self._note_user(user_id)
         return user_id
 
     def session(self, app_name: str, user_id: str, session_id: str) -> SessionKey:
@@ -69,6 +70,8 @@ class Caller:
         key = SessionKey(app_name, user_id, session_id).check()
         if not self.principal.may_act_for(user_id):
             raise session_not_found(key)
+        self._note_user(user_id)
+        note(session_id=session_id)
         return key
 
     def scope(self, user_id: str | None) -> str | None:
@@ -80,6 +83,11 @@ class Caller:
         if user_id is None:
             return None if self.principal.admin else self.principal.user_id
         return self.user(user_id)
+
+    def _note_user(self, user_id: str) -> None:
+        # The log tells who calls; that an operator acts for somebody else, the run's own lines tell.
+        if self.principal.user_id is None:
+            note(user_id=user_id)
 
     def require_admin(self) -> None:
         """For what concerns all users.

@@ -14,6 +14,14 @@ from sojourn.server.auth.principal import Authenticator
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """The names by which this machine calls itself."""
 
+_BOUNDS = (
+    "max_body_bytes",
+    "max_parts",
+    "max_seeded_events",
+    "max_frame_bytes",
+    "max_unfinished_runs_per_user",
+    "rate_per_user",
+)
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]+)?")
 
@@ -38,6 +46,7 @@ class ServerConfig:
         max_body_bytes: Size of a request's body; `request.too_large` beyond.
         body_timeout: Seconds that a request's body may take to arrive; `request.timeout` beyond.
         max_parts: Parts of a message; `message.too_many_parts` beyond.
+        max_seeded_events: Events of a conversation that a session is created with; `session.too_many_events` beyond.
         max_frame_bytes: Size of what a client sends at once over a WebSocket.
         max_unfinished_runs_per_user: Runs of one user that are queued, running or waiting; None for no bound.
             `limit.runs_per_user` beyond.
@@ -59,6 +68,7 @@ class ServerConfig:
     max_body_bytes: int = 16 * 2**20
     body_timeout: float = 60.0
     max_parts: int = 100
+    max_seeded_events: int = 1000
     max_frame_bytes: int = 2**20
     max_unfinished_runs_per_user: int | None = None
     rate_per_user: int | None = None
@@ -76,7 +86,7 @@ class ServerConfig:
                 raise InvalidInput(
                     f"allowed origin {origin!r} is none; give it like https://app.example.com", code="server.invalid"
                 )
-        for name in ("max_body_bytes", "max_parts", "max_frame_bytes", "max_unfinished_runs_per_user", "rate_per_user"):
+        for name in _BOUNDS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidInput(f"{name} is {value}; at least 1 is needed", code="server.invalid")

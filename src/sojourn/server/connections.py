@@ -8,12 +8,19 @@ from typing import ClassVar
 from sojourn.server.transport import DroppingHttpProtocol
 
 
+class _Sealed(list[tuple[bytes, bytes]]):
+    """Headers that are complete: trailers, which come behind a body, are not taken for any of them."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        """Leaves it out."""
+
+
 class ServingProtocol(DroppingHttpProtocol):
     """Serves HTTP/1.1 to strangers.
 
     Attributes:
         header_timeout: Seconds that the headers of a request may take to arrive, and a new connection its first request.
-        max_header_bytes: How large they may be.
+        max_header_bytes: How large they may be; the same goes for anything else that is neither header nor body.
     """
 
     header_timeout: ClassVar[float] = 10.0
@@ -28,12 +35,14 @@ class ServingProtocol(DroppingHttpProtocol):
         self._bound_headers()
 
     def data_received(self, data: bytes) -> None:
-        """Bounds the size of headers."""
+        """Bounds the size of headers, and of what stands around the pieces of a body."""
+        self._header_bytes += len(data)
         super().data_received(data)
-        if self._deadline is not None:
-            self._header_bytes += len(data)
-            if self._header_bytes > self.max_header_bytes and not self.transport.is_closing():
+        if self._header_bytes > self.max_header_bytes and not self.transport.is_closing():
+            if self._deadline is not None:
                 self._refuse(b"431 Request Header Fields Too Large")
+            else:
+                self.transport.abort()
 
     def on_message_begin(self) -> None:
         """Bounds the time for the headers of a request."""
@@ -44,7 +53,19 @@ class ServingProtocol(DroppingHttpProtocol):
     def on_headers_complete(self) -> None:
         """The headers are there."""
         self._unbind()
+        self._header_bytes = 0
         super().on_headers_complete()
+        self.headers = _Sealed(self.headers)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body is there."""
+        self._header_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is there."""
+        self._header_bytes = 0
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sojourn.server.access import caller_of
+from sojourn.server.jsonbody import check_values
 
 
 class DirectRoute(APIRoute):
@@ -48,6 +49,7 @@ async def _json_of(request: Request) -> Any:
 
     Raises:
         RequestValidationError: It is no JSON, or is not said to be.
+        TooManyValues: `request.too_many_values`.
         HTTPException: It cannot be read.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -56,7 +58,7 @@ async def _json_of(request: Request) -> Any:
     try:
         body = await request.body()
         if body:
-            return json.loads(body)
+            return json.loads(check_values(body))
     except json.JSONDecodeError as error:
         raise _invalid("json_invalid", "JSON decode error", error.pos) from None
     except (ValueError, RecursionError, ClientDisconnect):

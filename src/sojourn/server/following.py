@@ -15,6 +15,9 @@ from sojourn.server.config import ServerConfig
 
 logger = logging.getLogger("sojourn.server")
 
+_Key = tuple[str, int]
+"""An app, and the key of a run in the app's store: apps may have stores of their own."""
+
 
 class Following:
     """Counts the requests that follow runs, and cancels those that nobody follows any more, where `on_disconnect` says so.
@@ -28,9 +31,9 @@ class Following:
     def __init__(self, config: ServerConfig) -> None:
         self._cancels = config.on_disconnect == "cancel"
         self._grace = config.disconnect_grace
-        self._followers: Counter[int] = Counter()
-        self._started: dict[int, Run] = {}
-        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._followers: Counter[_Key] = Counter()
+        self._started: dict[_Key, Run] = {}
+        self._timers: dict[_Key, asyncio.TimerHandle] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
 
     @contextmanager
@@ -45,16 +48,16 @@ class Following:
         if not self._cancels:
             yield
             return
-        uid = run.record.uid
-        self._followers[uid] += 1
+        key = run.record.app_name, run.record.uid
+        self._followers[key] += 1
         if started:
-            self._started[uid] = run
-        if (timer := self._timers.pop(uid, None)) is not None:
+            self._started[key] = run
+        if (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
         try:
             yield
         finally:
-            self._left(uid)
+            self._left(key)
 
     def close(self) -> None:
         """Cancels no more runs: they are suspended with the server."""
@@ -63,22 +66,22 @@ class Following:
             timer.cancel()
         self._timers.clear()
 
-    def _left(self, uid: int) -> None:
-        self._followers[uid] -= 1
-        if self._followers[uid]:
+    def _left(self, key: _Key) -> None:
+        self._followers[key] -= 1
+        if self._followers[key]:
             return
-        del self._followers[uid]
-        run = self._started.get(uid)
+        del self._followers[key]
+        run = self._started.get(key)
         if run is None:
             return
         if not self._cancels or not _goes_on(run):
-            del self._started[uid]
+            del self._started[key]
             return
-        self._timers[uid] = asyncio.get_running_loop().call_later(self._grace, self._end, uid)
+        self._timers[key] = asyncio.get_running_loop().call_later(self._grace, self._end, key)
 
-    def _end(self, uid: int) -> None:
-        del self._timers[uid]
-        run = self._started.pop(uid)
+    def _end(self, key: _Key) -> None:
+        del self._timers[key]
+        run = self._started.pop(key)
         if _goes_on(run):
             task = asyncio.get_running_loop().create_task(_cancel(run))
             self._cancelling.add(task)

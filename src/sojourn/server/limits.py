@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from sojourn import platform
 from sojourn.content import Content
 from sojourn.errors import InvalidInput, LimitExceeded
+from sojourn.event import Event
 from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
 from sojourn.server.config import ServerConfig
@@ -127,6 +128,20 @@ class Limits:
         if parts > limit:
             raise InvalidInput(f"the message has {parts} parts; at most {limit} are allowed", code="message.too_many_parts")
         return content
+
+    def check_seed(self, events: Sequence[Event] | None) -> Sequence[Event]:
+        """Returns the events that a session is to be created with, if there are not too many.
+
+        Raises:
+            InvalidInput: `session.too_many_events`.
+        """
+        events, limit = events or (), self._config.max_seeded_events
+        if len(events) > limit:
+            raise InvalidInput(
+                f"the conversation has {len(events)} events; a session is created with at most {limit}: leave out the oldest",
+                code="session.too_many_events",
+            )
+        return events
 
     @asynccontextmanager
     async def room_for_run(self, runner: Runner, user_id: str) -> AsyncIterator[None]:

@@ -27,6 +27,7 @@ from sojourn.runner.runner import Runner
 from sojourn.server.access import Caller, caller_of
 from sojourn.server.auth.credentials import subprotocol_of
 from sojourn.server.conversations import Conversation
+from sojourn.server.jsonbody import check_values
 from sojourn.server.serving import Serving, serving_of
 from sojourn.server.vocabulary import AdkEvents
 from sojourn.session.types import SessionKey
@@ -174,9 +175,10 @@ def _query_of(websocket: WebSocket) -> LiveQuery:
 
 
 def _unreadable(what: str, error: ValidationError) -> InvalidInput:
-    first = error.errors()[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     place = "/".join(str(step) for step in first["loc"])
-    return InvalidInput(f"the {what} cannot be read: {place}: {first['msg']}", code="live.invalid_request")
+    problem = f"{place}: {first['msg']}" if place else first["msg"]
+    return InvalidInput(f"the {what} cannot be read: {problem}", code="live.invalid_request")
 
 
 def closing_of(error: SojournError | RunError) -> _Closing:
@@ -309,7 +311,7 @@ class _Line:
         """Gives the agent what a frame says.
 
         Raises:
-            InvalidInput: `live.invalid_request`, `message.invalid`, `message.too_many_parts`.
+            InvalidInput: `live.invalid_request`, `message.invalid`, `message.too_many_parts`, `request.too_many_values`.
             LimitExceeded: `live.queue_full`, `live.frame_too_large`.
             Conflict: `live.closed`.
         """
@@ -332,6 +334,7 @@ class _Line:
 
 
 def _request_in(text: str) -> LiveRequest:
+    check_values(text.encode())
     try:
         return LiveRequest.model_validate_json(text)
     except ValidationError as error:

@@ -59,6 +59,8 @@ def _complete(app: FastAPI, document: dict[str, Any]) -> None:
     if schemes:
         components["securitySchemes"] = {name: dict(scheme) for name, scheme in schemes.items()}
     for route, operation in _operations(app, document):
+        # Clients that are generated name their functions so.
+        operation["operationId"] = route.name
         asked = asks_who_calls(route)
         if asked and schemes:
             operation["security"] = [{name: []} for name in schemes]

@@ -27,6 +27,10 @@ MAX_PLACES = 20
 """Of what is wrong with a request, so much is told."""
 
 
+MAX_TEXT = 2000
+"""Characters of a message, or of a place, that are told: both may quote what was sent."""
+
+
 class Place(BaseModel):
     """One thing that is wrong with a request."""
 
@@ -63,7 +67,7 @@ def problem(
         "type": f"urn:sojourn:error:{code}",
         "title": _title(status),
         "status": status,
-        "detail": detail,
+        "detail": _short(detail),
         "code": code,
         "retryable": retryable,
         **more,
@@ -85,6 +89,10 @@ def problem_of(error: SojournError) -> Response:
 def internal_problem() -> Response:
     """What is told of an error that nobody has foreseen."""
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log says why", code="internal")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 def _title(status: int) -> str:
@@ -124,7 +132,7 @@ async def _on_sojourn_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     places = [
-        {"at": "/".join(str(step) for step in found["loc"]), "message": str(found["msg"])}
+        {"at": _short("/".join(str(step) for step in found["loc"])), "message": _short(str(found["msg"]))}
         for found in error.errors()[:MAX_PLACES]
     ]
     first = places[0] if places else {"at": "request", "message": "it cannot be read"}

@@ -25,6 +25,7 @@ from sojourn.server.auth.bind import check_bind
 from sojourn.server.config import ServerConfig
 from sojourn.server.connections import ServingProtocol
 from sojourn.server.serving import Serving
+from sojourn.server.transport import DroppingWebSocketProtocol
 
 GRACE_SECONDS = 30.0
 """How long runs may take to come to their end when the server is told to stop."""
@@ -89,6 +90,7 @@ def _uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
         app,
         loop="none",
         http=ServingProtocol,
+        ws=DroppingWebSocketProtocol,
         ws_max_size=config.max_frame_bytes,
         lifespan="off",
         log_config=None,
@@ -140,9 +142,18 @@ class _Server(uvicorn.Server):
         for listening in self.servers:
             listening.close()
         for connection in list(self.server_state.connections):
-            connection.shutdown()
+            # Those who speak with an agent are told by it that this ends.
+            if not isinstance(connection, DroppingWebSocketProtocol):
+                connection.shutdown()
         await self._stopping.drain()
+        await self._last_words()
         await super().shutdown(sockets)
+
+    async def _last_words(self) -> None:
+        """Returns when nothing more is said over WebSockets, or when it takes too long."""
+        sockets = [each for each in self.server_state.connections if isinstance(each, DroppingWebSocketProtocol)]
+        if speaking := [each.spoken for each in sockets if each.spoken is not None]:
+            await asyncio.wait(speaking, timeout=CLOSE_SECONDS)
 
 
 class _Stopping:

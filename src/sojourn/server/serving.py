@@ -63,7 +63,8 @@ class Serving:
         """
         if app_name is None:
             if len(self._runners) > 1:
-                raise InvalidInput(f"name the app; this server has {', '.join(self._runners)}", code="app.missing")
+                names = ", ".join(self._runners)
+                raise InvalidInput(f"name the app, as `appName`; this server has {names}", code="app.missing")
             return next(iter(self._runners.values()))
         runner = self._runners.get(app_name)
         if runner is None:

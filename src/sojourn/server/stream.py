@@ -251,7 +251,9 @@ async def _send_all(feed: Feed, connection: _Connection) -> None:
         try:
             chunk = await feed.chunk()
         except SojournError as error:
-            if error.http_status >= 500:
+            if error.code == "run.suspended":
+                logger.info("a stream ends before its run: %s", error)
+            elif error.http_status >= 500:
                 logger.error("a stream broke off: %s", error)
             last = feed.error(error)
         except Exception:

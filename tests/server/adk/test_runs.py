@@ -106,6 +106,17 @@ async def test_the_app_may_be_left_out_where_there_is_one():
         assert (await client.get(response.headers["location"])).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/run", "/run_sse"])
+async def test_what_the_server_notes_with_a_run_is_not_a_clients(path):
+    runner = make_runner()
+    async with client_of(runner) as client:
+        await new_session(client)
+        metadata = {"trace": 7, "sojourn:request": "theirs"}
+        response = await client.post(path, json=run_body("hi", customMetadata=metadata))
+        record = await runner.store.get_run(APP, response.headers["x-run-id"], "ann")
+        assert record.custom_metadata == {"trace": 7}
+
+
 @pytest.mark.parametrize("route", ["/run", "/run_sse"])
 async def test_what_cannot_run_is_refused_before_the_stream(route):
     runner = make_runner()

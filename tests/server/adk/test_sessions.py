@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from sojourn.content import Content, Part
 from sojourn.event import Event
 from sojourn.runner.runner import Runner
 from tests.server.adk.support import (
@@ -179,6 +180,8 @@ RESPONSE = {"functionResponse": {"id": "c", "name": "adk_request_confirmation", 
         {"author": "guide", "content": text_message("x"), "actions": {"transferToAgent": "boss"}},
         {"author": "guide", "content": text_message("x"), "actions": {"requestedToolConfirmations": {"c": {}}}},
         {"author": "guide", "partial": True, "content": {"parts": [CALL]}},
+        {"author": "guide", "timestamp": 1e300, "content": text_message("x")},
+        {"author": "guide", "timestamp": -1.0, "content": text_message("x")},
     ],
 )
 async def test_what_only_runs_do_is_not_taken_over(event):
@@ -193,6 +196,27 @@ async def test_a_conversation_begins_with_its_user():
         body = {"sessionId": "s", "events": seeded(("guide", "Hi"))}
         assert_problem(await client.post(sessions(), json=body), 400, "session.seed_refused")
         assert (await client.get(sessions())).json() == []
+
+
+async def test_a_conversation_is_taken_over_up_to_a_length():
+    async with client_of(max_seeded_events=2) as client:
+        events = seeded(("user", "Hi"), ("guide", "Hello"), ("user", "Well"))
+        refused = await client.post(sessions(), json={"sessionId": "s", "events": events})
+        assert_problem(refused, 400, "session.too_many_events")
+        assert (await client.get(sessions())).json() == []
+        assert texts((await new_session(client, events=events[:2]))["events"]) == ["Hi", "Hello"]
+
+
+async def test_others_go_on_while_a_conversation_is_taken_over():
+    async with make_runner() as runner:
+        events = [Event(author="user", content=Content("user", (Part(text="Hi"),)))] * 100
+        taking = asyncio.ensure_future(runner.create_session("ann", "s", events=events))
+        turns = 0
+        while not taking.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert (await taking).id == "s"
+        assert turns > 100
 
 
 async def test_a_conversation_that_cannot_be_stored_leaves_nothing():

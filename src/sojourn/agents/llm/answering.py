@@ -28,12 +28,14 @@ from pydantic_ai.settings import ModelSettings
 
 from sojourn import jsonvalue, platform
 from sojourn.agents.base import PIECES_PER_TURN
-from sojourn.agents.context import MODEL_STEP, TOOL_STEP
+from sojourn.agents.context import MODEL_STEP, TOOL_STEP, Context
+from sojourn.agents.effects import Effects
 from sojourn.agents.llm.conversation import content_of, response_of
 from sojourn.agents.llm.models import retry_delay
 from sojourn.agents.llm.observed import observed
-from sojourn.agents.llm.record import recorded, restored
+from sojourn.agents.llm.record import DONE, recorded, restored
 from sojourn.agents.llm.storable import storable, storable_args, storable_text
+from sojourn.agents.side import SideContext
 from sojourn.content import Content
 from sojourn.event import CallDelta, Thought
 from sojourn.run.config import StreamingMode
@@ -72,40 +74,71 @@ class RecordedModel(WrapperModel):
         self._count += 1
         answer = Answer(self.wrapped, turns, model_request_parameters)
         turns.answer = answer
+        key = f"{MODEL_STEP}{self._count}"
         fresh: ModelResponse | None = None
 
         async def ask() -> Any:
             nonlocal fresh
-            fresh = await self._instead(messages)
+            side = ModelContext(turns.ctx, key) if turns.agent.before_model or turns.agent.after_model else None
+            fresh = await self._instead(side, messages) if side is not None else None
             if fresh is None:
                 fresh = storable(await answer.ask(messages, _without_retries(self.wrapped, model_settings)))
-            fresh = answer.with_own_ids(await self._changed(fresh))
+            if side is not None:
+                fresh = await self._changed(side, fresh)
+            fresh = answer.with_own_ids(fresh)
             kept, answer.files = await recorded(turns.ctx, fresh)
+            if side is not None and (done := side.effects().to_json()):
+                kept[DONE] = done
             return kept
 
-        stored = await turns.ctx.step(f"{MODEL_STEP}{self._count}", ask, with_next_event=True)
+        stored = await turns.ctx.step(key, ask, with_next_event=True)
         if fresh is None:
             fresh, answer.files = await restored(turns.ctx, stored)
+            turns.spend(fresh.usage)
             turns.call_ids.update(p.tool_call_id for p in fresh.parts if isinstance(p, ToolCallPart))
+        if DONE in stored:
+            answer.effects = Effects.from_json(stored[DONE])
+            turns.ctx.join(answer.effects)
         return fresh
 
-    async def _instead(self, messages: Sequence[ModelMessage]) -> ModelResponse | None:
+    async def _instead(self, ctx: Context, messages: Sequence[ModelMessage]) -> ModelResponse | None:
         """What a callback says in place of the model."""
         for callback in self._turns.agent.before_model:
-            given = callback(self._turns.ctx, messages)
+            given = callback(ctx, messages)
             given = await given if isawaitable(given) else given
             if given is not None:
                 return response_of(Content.of(given, "model"))
         return None
 
-    async def _changed(self, response: ModelResponse) -> ModelResponse:
+    async def _changed(self, ctx: Context, response: ModelResponse) -> ModelResponse:
         """What a callback makes of what the model said."""
         for callback in self._turns.agent.after_model:
-            given = callback(self._turns.ctx, content_of(response) or Content("model"))
+            given = callback(ctx, content_of(response) or Content("model"))
             given = await given if isawaitable(given) else given
             if given is not None:
-                return replace(response, parts=response_of(Content.of(given, "model")).parts)
+                # Whether the model had come to its end is of no interest any more.
+                parts = response_of(Content.of(given, "model")).parts
+                return replace(response, parts=parts, finish_reason=None, provider_name=None)
         return response
+
+
+class ModelContext(SideContext):
+    """What callbacks around a call of the model may use: what they do is kept with the call, and done by the answer's event.
+
+    Args:
+        ctx: The agent's context.
+        key: The key of the call's step.
+    """
+
+    __slots__ = ("_around",)
+
+    def __init__(self, ctx: Context, key: str) -> None:
+        super().__init__(ctx, key)
+        self._around = ctx
+
+    def write(self, piece: str | CallDelta) -> None:
+        """Adds a piece to the message that the answer takes the place of."""
+        self._around.write(piece)
 
 
 class Answer:
@@ -121,6 +154,7 @@ class Answer:
         text_is_output: Whether its text is the agent's output, as JSON: nothing for a screen.
         streamed: Pieces that readers were sent.
         files: Where those of its files are kept that are too large for the log: URIs of artifacts, by the parts' numbers.
+        effects: What callbacks have done besides.
     """
 
     def __init__(self, model: Model, turns: Turns, parameters: ModelRequestParameters) -> None:
@@ -131,6 +165,7 @@ class Answer:
         self.text_is_output = parameters.output_mode in ("native", "prompted")
         self.streamed = 0
         self.files: dict[int, str] = {}
+        self.effects = Effects()
         # The ids of the calls, by those that the model gave them and how many had the same before; and which call a part is.
         self._own_ids: dict[tuple[str, int], str] = {}
         self._given: dict[int, str] = {}
@@ -143,7 +178,9 @@ class Answer:
             attempt += 1
             try:
                 if self._turns.ctx.run_config.streaming_mode is StreamingMode.NONE:
-                    return await self._model.request(messages, settings, self._parameters)
+                    response = await self._model.request(messages, settings, self._parameters)
+                    self._turns.spend(response.usage)
+                    return response
                 return await self._stream(messages, settings)
             except Exception as error:
                 delay = None if self.streamed else retry_delay(error, attempt)
@@ -156,13 +193,17 @@ class Answer:
         write = self._turns.ctx.write
         async with self._model.request_stream(messages, settings, self._parameters) as stream:
             events = cast(AsyncIterator[ModelResponseStreamEvent], stream)
-            async for event in events:
-                piece = self._piece(event)
-                if piece:
-                    write(piece)
-                    self.streamed += 1
-                    if not self.streamed % PIECES_PER_TURN:
-                        await asyncio.sleep(0)
+            try:
+                async for event in events:
+                    piece = self._piece(event)
+                    if piece:
+                        write(piece)
+                        self.streamed += 1
+                        if not self.streamed % PIECES_PER_TURN:
+                            await asyncio.sleep(0)
+            finally:
+                # What a provider told before its stream broke off was spent, too.
+                self._turns.spend(stream.usage)
             return stream.get()
 
     def _piece(self, event: ModelResponseStreamEvent) -> str | CallDelta | None:

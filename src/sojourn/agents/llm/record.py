@@ -20,6 +20,9 @@ from sojourn.event import INLINE_BYTES
 FILES = "files"
 """Key of a recorded answer under which it has the URIs of its files that are artifacts, by the parts' numbers."""
 
+DONE = "effects"
+"""Key of a recorded answer under which it has what callbacks have done besides."""
+
 EVENT_BYTES = 4096
 """What an answer's event may take besides what its step does."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import Agent as Engine
@@ -34,6 +35,7 @@ from sojourn.agents.llm.conversation import (
     with_message,
     wrapped_result,
 )
+from sojourn.agents.llm.finish import check_calls, cut_calls, finish_reason_of
 from sojourn.agents.llm.models import engine_error, model_error
 from sojourn.agents.llm.spilled import LOAD_TOOL, shown_again
 from sojourn.content import Content, FunctionResponse, Part
@@ -71,7 +73,12 @@ class Turns:
         self.call_ids: set[str] = set()
         self.knows_all = True
         self.answer: Answer
-        self._spent: RequestUsage | None = None
+        self._finish_reason: str | None = None
+        self._turn = 0
+        # How many portions of what the calls of this turn gave have been told.
+        self._portions = 0
+        # Whether there are answers whose cost no event has told of.
+        self._unpaid = False
 
     async def take(self, engine: Engine[Turns, Any], instructions: str) -> AsyncGenerator[Yielded]:
         """Takes turns until the model has answered, handed over, or the run ends otherwise.
@@ -94,29 +101,39 @@ class Turns:
             async with AsyncExitStack() as stack:
                 run: AgentRun[Turns, Any] = await self._open(stack, opening)
                 async for node in run:
+                    if Engine.is_model_request_node(node) and self._unpaid:
+                        # For output that did not fit and that nobody was shown; limits are to know before the next call.
+                        self._unpaid = False
+                        yield Event()
                     if not Engine.is_call_tools_node(node):
                         continue
-                    if (paid := self._paid()) is not None:
-                        yield paid
                     said = self._said(node.model_response)
                     if said is not None:
                         yield Whole(said)
                     elif self.answer.streamed:
                         # A callback took back what readers were sent.
                         yield Whole(Event(content=Content("model")))
+                    self._unpaid = self._unpaid and said is None and not self.answer.streamed
+                    check_calls(node.model_response)
+                    if self.answer.effects.ends:
+                        self.ctx.end_invocation()
+                        return
+                    self._turn += 1
+                    self._portions = 0
                     returned: list[ToolReturnPart] = []
+                    answered = False
                     async with node.stream(run.ctx) as happened:
                         async for one in happened:
                             if isinstance(one, FunctionToolResultEvent):
                                 returned.append(one.part)
                             elif isinstance(one, DeferredToolRequestsEvent) and returned:
                                 # Whoever reads the session while people are asked finds what is done.
-                                for event in self._returned(returned, node.model_response):
+                                for event in await self._in_portions(returned, node.model_response, ends_turn=False):
+                                    answered = answered or self.ctx.actions.skip_summarization
                                     yield event
                                 returned = []
                     if returned:
-                        answered = False
-                        for event in self._returned(returned, node.model_response, ends_turn=True):
+                        for event in await self._in_portions(returned, node.model_response, ends_turn=True):
                             answered = answered or self.ctx.actions.skip_summarization
                             yield event
                         if self.calls.ends:
@@ -126,8 +143,6 @@ class Turns:
                 if run.result is not None and (output := self._output(run.result.output)) is not None:
                     yield output
         except (AgentRunError, FallbackExceptionGroup, UserError, NotImplementedError) as error:
-            if (paid := self._paid()) is not None:
-                yield paid
             raise model_error(error, self.agent.name) from error
         except Exception as error:
             known = engine_error(error, self.agent.name)
@@ -149,29 +164,52 @@ class Turns:
                 retryable=True,
             ) from error
 
-    def _paid(self) -> Event | None:
-        """Tells what answers have cost that nobody was shown: output that did not fit."""
-        spent, self._spent = self._spent, None
-        usage = None if spent is None else usage_of(spent)
-        return None if usage is None else Event(usage_metadata=usage)
+    def spend(self, usage: RequestUsage) -> None:
+        """Counts what an answer has cost, whatever becomes of it."""
+        if (spent := usage_of(usage)) is not None:
+            self._unpaid = True
+            self.ctx.spend(spent)
 
     def _said(self, response: ModelResponse) -> Event | None:
         """A model's answer as an event; None if there is nothing in it for anybody else."""
         answer = self.answer
-        content = content_of(response, answer.hidden, text=not answer.text_is_output, files=answer.files)
-        spent = response.usage if self._spent is None else self._spent + response.usage
+        if answer.effects.transfer is not None:
+            self.ctx.transfer_to(answer.effects.transfer)
+        self._finish_reason = finish_reason_of(response)
+        cut = cut_calls(response)
+        content = content_of(response, answer.hidden | cut, text=not answer.text_is_output, files=answer.files)
         if content is None:
-            self._spent = spent
-            return None
-        self._spent = None
+            return Event(finish_reason=self._finish_reason) if cut else None
         agent = self.agent
         if agent.output_key is not None and agent.output_schema is None and not content.get_function_calls() and content.text:
             self.ctx.state[agent.output_key] = content.text
-        return Event(content=content, usage_metadata=usage_of(spent))
+        return Event(content=content, finish_reason=self._finish_reason)
 
-    def _returned(
-        self, parts: Sequence[ToolReturnPart], response: ModelResponse, *, ends_turn: bool = False
+    async def _in_portions(
+        self, parts: Sequence[ToolReturnPart], response: ModelResponse, *, ends_turn: bool
     ) -> Iterator[Event]:
+        """What calls gave, in the portions in which earlier attempts told it; see `_returned`.
+
+        Each time that people have answered, more calls are done. If all were told at once then, what was told while they were
+        asked would be another event than the one that is stored.
+        """
+        portions: list[list[ToolReturnPart]] = []
+        left = {part.tool_call_id: part for part in parts}
+        while left:
+            ids = list(left)
+            if self._portions or not ends_turn or self.ctx.attempt > 1:
+                key = f"told:{self._turn}:{self._portions}"
+                ids = await self.ctx.step(key, partial(list, left), with_next_event=True)
+            self._portions += 1
+            if portion := [left.pop(id_) for id_ in ids if id_ in left]:
+                portions.append(portion)
+        return (
+            event
+            for portion in portions
+            for event in self._returned(portion, response, ends_turn=ends_turn and portion is portions[-1])
+        )
+
+    def _returned(self, parts: Sequence[ToolReturnPart], response: ModelResponse, *, ends_turn: bool) -> Iterator[Event]:
         """What calls gave, in the order of the calls: which was done first is chance. One event, or as many as it takes.
 
         Each is to be yielded before the next is asked for. With the last of a turn the run is handed over, if a call has.
@@ -196,7 +234,7 @@ class Turns:
         value = jsonvalue.copy(to_jsonable_python(agent.output.unwrapped(output)), where="the output")
         if agent.output_key is not None:
             self.ctx.state[agent.output_key] = value
-        return Event(output=value, usage_metadata=None if self._spent is None else usage_of(self._spent))
+        return Event(output=value, finish_reason=self._finish_reason)
 
 
 def _response_of(part: ToolReturnPart) -> dict[str, Any]:

@@ -22,8 +22,11 @@ from sojourn.server.access import Caller, CallerDep
 from sojourn.server.adk.bodies import NewArtifact
 from sojourn.server.adk.responses import json_response
 from sojourn.server.adk.sessions import session_of
+from sojourn.server.jsonbody import JsonRoute
 
-router = APIRouter(prefix="/apps/{app_name}/users/{user_id}/sessions/{session_id}/artifacts", tags=["adk"])
+router = APIRouter(
+    prefix="/apps/{app_name}/users/{user_id}/sessions/{session_id}/artifacts", tags=["adk"], route_class=JsonRoute
+)
 
 _MAX_VERSION = 10**18 - 1
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from sojourn.content import Content, Part, Value
 from sojourn.event import Event
-from sojourn.jsonvalue import JsonValue
+from sojourn.jsonvalue import JsonMembers
 
-StateValues = dict[str, JsonValue]
+StateValues = JsonMembers
 
 
 class NewSession(Value):
@@ -23,7 +25,7 @@ class NewSession(Value):
 
     session_id: str | None = None
     state: StateValues | None = None
-    events: list[Event] | None = None
+    events: Annotated[list[Event], Field(fail_fast=True)] | None = None
 
 
 class SessionPatch(Value):
@@ -47,7 +49,7 @@ class NewArtifact(Value):
 
     filename: str
     artifact: Part
-    custom_metadata: dict[str, JsonValue] | None = None
+    custom_metadata: JsonMembers | None = None
 
 
 class SessionToRemember(Value):
@@ -79,4 +81,4 @@ class RunRequest(Value):
     state_delta: StateValues | None = None
     invocation_id: str | None = None
     function_call_event_id: str | None = None
-    custom_metadata: dict[str, JsonValue] | None = Field(default=None)
+    custom_metadata: JsonMembers | None = None

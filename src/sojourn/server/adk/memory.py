@@ -14,8 +14,9 @@ from sojourn.memory.types import Memory
 from sojourn.page import MAX_PAGE
 from sojourn.server.access import CallerDep
 from sojourn.server.adk.bodies import SessionToRemember
+from sojourn.server.jsonbody import JsonRoute
 
-router = APIRouter(prefix="/apps/{app_name}/users/{user_id}/memory", tags=["adk"])
+router = APIRouter(prefix="/apps/{app_name}/users/{user_id}/memory", tags=["adk"], route_class=JsonRoute)
 
 
 class MemoryEntry(Value):

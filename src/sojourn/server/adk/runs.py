@@ -23,6 +23,7 @@ from sojourn.server.clientstate import check_client_state
 from sojourn.server.direct import DirectRoute
 from sojourn.server.framing import accepted_framing
 from sojourn.server.problems import problem_of
+from sojourn.server.runs.idempotency import without_digest
 from sojourn.server.stream import RUN_ID_HEADER, StreamResponse, header_text
 from sojourn.server.vocabulary import AdkEvents
 
@@ -107,8 +108,8 @@ async def _start(body: RunRequest, caller: Caller, mode: StreamingMode) -> Run:
     message = caller.serving.limits.check_message(_message(body))
     state_delta = check_client_state(body.state_delta)
     run_config = RunConfig(streaming_mode=mode)
-    if body.custom_metadata is not None:
-        run_config = RunConfig(streaming_mode=mode, custom_metadata=body.custom_metadata)
+    if (metadata := without_digest(body.custom_metadata)) is not None:
+        run_config = RunConfig(streaming_mode=mode, custom_metadata=metadata)
 
     async def start(content: Content) -> Run:
         return await runner.start(

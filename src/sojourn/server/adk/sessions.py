@@ -14,9 +14,10 @@ from sojourn.server.adk.bodies import NewSession, SessionPatch, StateValues
 from sojourn.server.adk.events import AdkSession, session_text
 from sojourn.server.adk.responses import LINK, json_response, link
 from sojourn.server.clientstate import check_client_state
+from sojourn.server.jsonbody import JsonRoute
 from sojourn.session.types import Session, SessionKey
 
-router = APIRouter(prefix="/apps/{app_name}/users/{user_id}/sessions", tags=["adk"])
+router = APIRouter(prefix="/apps/{app_name}/users/{user_id}/sessions", tags=["adk"], route_class=JsonRoute)
 
 EVENTS = 1000
 """How many of a session's events are shown at once; the newest, unless a client asks for others."""
@@ -53,8 +54,9 @@ async def create_session(app_name: str, user_id: str, caller: CallerDep, new: Ne
     """Creates a session, with first values and a conversation if they are given."""
     new = new or NewSession()
     runner = caller.runner(app_name)
+    events = caller.serving.limits.check_seed(new.events)
     session = await runner.create_session(
-        caller.user(user_id), new.session_id, state=check_client_state(new.state), events=new.events or ()
+        caller.user(user_id), new.session_id, state=check_client_state(new.state), events=events
     )
     return json_response(session_text(await _read(runner, session.key) if new.events else session))
 

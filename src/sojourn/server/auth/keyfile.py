@@ -89,7 +89,7 @@ class KeyFile:
                 self._signature = signature
         except FileNotFoundError:
             self._keys, self._signature = {}, None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             self._signature = None
             raise Unavailable(
                 f"the keys in {str(self.path)!r} cannot be read; restore the file, or remove it and make new keys",
@@ -151,7 +151,7 @@ class KeyFile:
     def _changing(self) -> Iterator[dict[str, ApiKey]]:
         """The keys, to be changed by nobody else meanwhile; they are written if the block succeeds."""
         try:
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(f"{os.path.realpath(self.path)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._unwritable(error) from error
         try:
@@ -163,8 +163,9 @@ class KeyFile:
             os.close(lock)
 
     def _write(self, keys: dict[str, ApiKey]) -> None:
+        path = os.path.realpath(self.path)
         document = {"version": 1, "keys": [key.model_dump(by_alias=True, exclude_none=True) for key in keys.values()]}
-        beside = f"{self.path}.new"
+        beside = f"{path}.new"
         try:
             with suppress(FileNotFoundError):
                 os.unlink(beside)  # Of a process that was killed.
@@ -174,7 +175,7 @@ class KeyFile:
                 file.write("\n")
                 file.flush()
                 os.fsync(fd)
-            os.replace(beside, self.path)
+            os.replace(beside, path)
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _printable(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class TextFormatter(logging.Formatter):
@@ -80,8 +81,23 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """A log line, without the traceback that may follow it."""
-        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items() if name not in ("method", "path"))
-        return f"{super().formatMessage(record)}  {fields}".rstrip()
+        fields = " ".join(
+            f"{name}={_word(str(value))}" for name, value in fields_of(record).items() if name not in ("method", "path")
+        )
+        return _printable(f"{super().formatMessage(record)}  {fields}".rstrip())
+
+
+# Line ends, what terminals obey, and halves of characters, which cannot be written.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def _printable(text: str) -> str:
+    """Text on one line: people choose what is in ids and addresses, and are not to write log lines with them."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _word(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text or '"' in text else text
 
 
 @contextmanager

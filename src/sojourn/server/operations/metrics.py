@@ -134,7 +134,9 @@ class RunMetrics(Observer):
     def store_called(self, operation: str, seconds: float, error: BaseException | None) -> None:
         """See `Observer`."""
         self._store_seconds[operation].observe(seconds)
-        if isinstance(error, Exception):
+        # That a session does not exist, or an answer comes too late, is an answer of a store that is well.
+        refused = isinstance(error, SojournError) and error.http_status < 500
+        if isinstance(error, Exception) and not refused:
             self._store_errors[operation].inc()
 
 

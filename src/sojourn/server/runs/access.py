@@ -10,6 +10,7 @@ from sojourn.ids import check_id
 from sojourn.run.types import RunRecord
 from sojourn.runner.runner import Runner
 from sojourn.server.access import Caller, CallerDep
+from sojourn.server.operations.logs import note
 
 AppName = Annotated[str | None, Query(alias="appName", description="The app; may be left out if the server has one.")]
 """Of a route: the app that a request names."""
@@ -46,6 +47,7 @@ async def target_of(
     """
     runner = caller.runner(app_name)
     record = await runner.store.get_run(runner.app_name, check_id(run_id, "run_id"), caller.scope(user_id))
+    note(session_id=record.session_id, run_id=record.id)
     return Target(caller, runner, record)
 
 

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import JSONResponse, Response
 
 from sojourn.server.access import CallerDep
+from sojourn.server.jsonbody import JsonRoute
 from sojourn.server.runs.access import AppName, TargetDep, UserId
 from sojourn.server.runs.models import GiveAnswer, InterruptList, RunInfo
 from sojourn.server.runs.views import interrupt_view, run_view
 
-router = APIRouter(tags=["questions"])
+router = APIRouter(tags=["interrupts"], route_class=JsonRoute)
 
 
 @router.get("/interrupts", response_model=InterruptList, summary="List open questions")

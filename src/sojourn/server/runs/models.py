@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from sojourn.content import Content, Value
 from sojourn.errors import InvalidInput
 from sojourn.event import Event
-from sojourn.jsonvalue import JsonValue
+from sojourn.jsonvalue import JsonMembers, JsonValue
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.run.types import InterruptKind
@@ -55,9 +55,9 @@ class StartRun(Value):
     user_id: str | None = Field(None, description="The user; the caller if left out.")
     session_id: str | None = Field(None, description="The session, created if missing; a new one if left out.")
     new_message: str | Content = Field(description="What the user says: text, or content.")
-    state_delta: dict[str, JsonValue] | None = Field(None, description="State keys to set with the message; `app:` is refused.")
+    state_delta: JsonMembers | None = Field(None, description="State keys to set with the message; `app:` is refused.")
     run_config: RunOptions = Field(default_factory=RunOptions)
-    custom_metadata: dict[str, JsonValue] | None = Field(None, description="Kept on the run's record.")
+    custom_metadata: JsonMembers | None = Field(None, description="Kept on the run's record.")
 
 
 class RetryRun(Value):

@@ -11,13 +11,15 @@ from starlette.responses import JSONResponse, Response
 from sojourn.page import MAX_PAGE
 from sojourn.run.status import RunStatus
 from sojourn.server.access import CallerDep
+from sojourn.server.jsonbody import JsonRoute
+from sojourn.server.operations.logs import note
 from sojourn.server.runs import starting
 from sojourn.server.runs.access import AppName, TargetDep, UserId
 from sojourn.server.runs.models import CancelRun, RetryRun, RunInfo, RunPage, StartRun
 from sojourn.server.runs.starting import Started
 from sojourn.server.runs.views import run_view
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(tags=["runs"], route_class=JsonRoute)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -90,6 +92,7 @@ async def retry_run(
 
 def _started(request: Request, started: Started) -> Response:
     record = started.record
+    note(session_id=record.session_id, run_id=record.id)
     location = f"{request.scope.get('root_path', '')}/runs/{quote(record.id, safe='')}"
     if len(request.app.state.serving.runners) > 1:
         location += f"?{urlencode({'appName': record.app_name})}"
