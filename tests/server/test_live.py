@@ -502,7 +502,7 @@ async def test_a_cursor_ahead_of_the_log():
         await client.say("one")
         await client.turn()
         async with at.call(query="&since=99") as ahead:
-            assert await ahead.closed() == (1008, "live.invalid_request")
+            assert await ahead.closed() == (1008, "cursor.ahead")
         # Who is refused takes nothing over.
         await client.say("two")
         await client.turn()

@@ -161,7 +161,7 @@ async def _since(query: LiveQuery, run: Run) -> int:
     if query.since is None:
         return last_pos
     if query.since > last_pos:
-        raise InvalidInput(f"since is {query.since}; the newest event is {last_pos}", code="live.invalid_request")
+        raise InvalidInput(f"since is {query.since}; the newest event is {last_pos}", code="cursor.ahead")
     return query.since
 
 
