@@ -103,6 +103,10 @@ class Server:
         self.process.stdout.close()
 
 
+class ServerGoes(Exception):
+    """The server starts nothing new."""
+
+
 async def start_run(client, number, session=None):
     body = {
         "runId": f"r{number}",
@@ -111,6 +115,8 @@ async def start_run(client, number, session=None):
         "newMessage": {"role": "user", "parts": [{"text": "go"}]},
     }
     response = await client.post("/runs", json=body, headers={"Idempotency-Key": f"key-{number}"})
+    if response.status_code == 503:
+        raise ServerGoes(response.text)
     assert response.status_code in (200, 201), response.text
     return response.json()["id"]
 
@@ -511,7 +517,7 @@ class Load:
                         run_id = await start_run(client, number, session=f"s{number % 10}")
                         self.acknowledged.append(run_id)
                     seen += await follow(client, run_id, seen[-1]["pos"] if seen else None)
-            except (httpx.TransportError, AssertionError):
+            except (httpx.TransportError, ServerGoes):
                 # The server goes, and says so, or has gone; the request is repeated with its key.
                 await asyncio.sleep(0.01)
         self.frames[run_id] = seen
