@@ -9,6 +9,7 @@ from sojourn import platform
 from sojourn.agents.function import agent
 from sojourn.content import Content
 from sojourn.errors import Conflict, InvalidInput, LimitExceeded, NotFound
+from sojourn.page import MAX_PAGE
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.runner.plugins import Plugin
@@ -319,6 +320,18 @@ async def test_ten_thousand_queued_runs():
     results = [await r.result() for r in runs]
     assert results == [f"{n}" for n in range(10_000)]
     assert gauge.peak["all"] <= 50
+    await idle()
+    assert_at_rest(runner)
+
+
+@for_seeds(1)
+async def test_replacing_cancels_more_earlier_runs_than_a_page_holds():
+    gauge = Gauge()
+    runner = make_runner(gauge.agent)
+    earlier = [await runner.start(USER, SESSION, f"{n}") for n in range(MAX_PAGE + 5)]
+    last = await runner.start(USER, SESSION, "last", run_config=RunConfig(when_busy="replace"))
+    assert await last.result() == "last"
+    assert {(await run.refresh()).status for run in earlier} == {RunStatus.CANCELLED}
     await idle()
     assert_at_rest(runner)
 

@@ -15,6 +15,7 @@ from sojourn.content import Content
 from sojourn.errors import Conflict, InvalidInput, NotFound, SojournError, Unavailable
 from sojourn.event import USER, Event, EventActions
 from sojourn.ids import check_id
+from sojourn.page import MAX_PAGE
 from sojourn.run.config import RunConfig
 from sojourn.run.live import LiveRun
 from sojourn.run.status import RunStatus
@@ -164,8 +165,13 @@ class Submitter:
     async def _cancel_earlier(self, key: SessionKey) -> None:
         """Cancels the session's queued and running runs."""
         query = RunQuery(key.app_name, key.user_id, key.session_id, (RunStatus.QUEUED, RunStatus.RUNNING))
-        for record in (await self._store.list_runs(query, limit=1000)).items:
-            await self._dispatcher.cancel(record, "replaced by a later run of its session")
+        page = await self._store.list_runs(query, limit=MAX_PAGE)
+        while True:
+            for record in page.items:
+                await self._dispatcher.cancel(record, "replaced by a later run of its session")
+            if page.next is None:
+                return
+            page = await self._store.list_runs(query, limit=MAX_PAGE, after=page.next)
 
     async def _spill(self, new: NewRun, max_bytes: int) -> Event:
         """Moves what is too large in a user's message to artifacts of its session."""
