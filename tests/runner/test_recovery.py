@@ -372,6 +372,82 @@ async def test_on_crash_fail_ends_the_run_instead_of_resuming_it():
     assert ran == [1]
 
 
+@pytest.mark.parametrize("answered", ["before", "at", "after"])
+@pytest.mark.parametrize("why", ["attached", "on_crash", "crash_loop"])
+def test_an_answer_to_a_lost_run_counts_or_is_refused(why, answered):
+    @for_seeds(5)
+    async def case():
+        store = InMemorySessionService()
+
+        @agent
+        async def helper(ctx):
+            return await ctx.ask("q", "which?")
+
+        config = RunConfig(on_crash="fail" if why == "on_crash" else "resume")
+        async with process(helper, store) as first:
+            first.die_at("append", 1, after=True)
+            if why == "attached":
+                reading = asyncio.ensure_future(read_events(first.runner.run(USER, SESSION, "go", run_id="r1")))
+            else:
+                run = await first.runner.start(USER, SESSION, "go", run_id="r1", run_config=config)
+                reading = asyncio.ensure_future(run.result())
+            await idle()
+        await dropped(reading)
+        record = await store.get_run(APP, "r1")
+        [question] = await store.list_interrupts(APP)
+        if why == "crash_loop":
+            for _ in range(MAX_DEATHS - 1):
+                await store.requeue_lost(record.uid)
+                record = (await store.begin(record.uid)).record
+
+        async def answer():
+            event = Event(id=f"answer-{platform.new_id()}", run_id="r1", author="user", timestamp=platform.now())
+            return await store.answer(record.uid, question.id, "this one", event)
+
+        if answered == "before":
+            await answer()
+        async with process(helper, store) as recovering:
+            released = asyncio.Event()
+            recovering.store.plan.append(hold("requeue_lost" if answered == "at" else "begin", 1, until=released))
+            entering = asyncio.ensure_future(recovering.runner.recover())
+            await idle()
+            outcome = None
+            if answered != "before":
+                outcome = (await asyncio.gather(answer(), return_exceptions=True))[0]
+            released.set()
+            await entering
+            ended = await outcome_of(await recovering.runner.follow("r1"))
+        lost = "run.crash_loop" if why == "crash_loop" else "run.lost"
+        if answered == "after":
+            assert (outcome.code, ended) == ("interrupt.closed", lost)
+        elif why == "on_crash":
+            assert ended == lost
+        else:
+            assert ended == "this one"
+
+    case()
+
+
+@for_seeds(5)
+async def test_a_run_that_was_to_end_with_its_process_ends_however_often_that_dies():
+    store = InMemorySessionService()
+
+    @agent
+    async def helper(ctx):
+        await asyncio.Event().wait()
+
+    async with process(helper, store) as first:
+        run = await first.runner.start(USER, SESSION, "go", run_config=RunConfig(on_crash="fail"))
+        await idle()
+        first.die()
+    async with process(helper, store) as second:
+        second.die_at("begin", 1, after=False)
+        await second.runner.recover()
+        await idle()
+    async with process(helper, store, enter=True) as third:
+        assert await outcome_of(await third.runner.follow(run.id)) == "run.lost"
+
+
 @for_seeds(5)
 async def test_a_cancel_that_was_asked_for_before_the_crash_is_carried_out_after_it():
     store = InMemorySessionService()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -375,10 +376,16 @@ class RunStore(Protocol):
         """Lists an app's queued, running and waiting runs in the order of (session key, `no`)."""
         ...
 
-    async def requeue_lost(self, run_uid: int) -> RunRecord:
+    async def requeue_lost(self, run_uid: int, *, ends: Callable[[RunRecord], bool] | None = None) -> RunRecord:
         """Moves a running run whose process died back to queued and counts the death.
 
         A run that is not RUNNING is left as it is.
+
+        Args:
+            run_uid: The run.
+            ends: Whether the run, as it is then, is to be ended instead of tried again; it only looks at the record. If so,
+                its open questions are dropped in the same step: an answer either came before, and is seen in the record, or
+                is refused. None if it is tried again in any case.
         """
         ...
 

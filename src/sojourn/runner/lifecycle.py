@@ -125,13 +125,13 @@ async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
             continue
         lost = record.status is RunStatus.RUNNING
         if lost:
-            record = await dispatcher.store.requeue_lost(record.uid)
-        dispatcher.deliver(record, ahead=lost, close_with=_why_not(dispatcher, record, lost))
+            record = await dispatcher.store.requeue_lost(record.uid, ends=lambda r: _why_not(dispatcher, r) is not None)
+        dispatcher.deliver(record, ahead=lost, close_with=_why_not(dispatcher, record))
         taken.append(record)
     return taken
 
 
-def _why_not(dispatcher: Dispatcher, record: RunRecord, lost: bool) -> SojournError | None:
+def _why_not(dispatcher: Dispatcher, record: RunRecord) -> SojournError | None:
     """Why a run that was left unfinished does not go on, if it does not."""
     if record.deaths >= MAX_DEATHS:
         return Unavailable(
@@ -141,7 +141,7 @@ def _why_not(dispatcher: Dispatcher, record: RunRecord, lost: bool) -> SojournEr
         )
     if record.attached:
         return Unavailable(f"the process of run {record.id!r} and its reader has ended", code="run.lost", retryable=True)
-    if lost and dispatcher.services.run_config(record).on_crash == "fail":
+    if record.deaths and dispatcher.services.run_config(record).on_crash == "fail":
         return Unavailable(f"the process of run {record.id!r} has died", code="run.lost", retryable=True)
     return None
 

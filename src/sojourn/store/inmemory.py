@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -344,11 +344,13 @@ class InMemorySessionService:
         found = [r.record for r in self._matching(app_name, None, None) if not r.record.status.terminal]
         return [r.snapshot() for r in sorted(found, key=lambda r: (r.key, r.no))]
 
-    async def requeue_lost(self, run_uid: int) -> RunRecord:
+    async def requeue_lost(self, run_uid: int, *, ends: Callable[[RunRecord], bool] | None = None) -> RunRecord:
         run = self._run(run_uid)
         if run.record.status is RunStatus.RUNNING:
             status = move(run.record.status, Move.REQUEUE, run_id=run.record.id)
             run.record = run.record.evolve(status=status, deaths=run.record.deaths + 1)
+            if ends is not None and ends(run.record.snapshot()):
+                run.drop_interrupts(Move.FAIL)
         return run.record.snapshot()
 
     async def become_executor(self) -> None:

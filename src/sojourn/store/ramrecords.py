@@ -154,6 +154,10 @@ class StoredRun:
     def finish(self, by: Move) -> None:
         """Lets go of what only a run that goes on needs."""
         self.undo = ()
+        self.drop_interrupts(by)
+
+    def drop_interrupts(self, by: Move) -> None:
+        """Closes the questions of a run that has ended or is about to, as `rules.dropped` says."""
         for interrupt in list(self.interrupts.values()):
             self.put_interrupt(dropped(interrupt, by))
 

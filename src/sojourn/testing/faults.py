@@ -280,9 +280,9 @@ class FaultyStore:
         """As `RunStore.unfinished`."""
         return await self._call("unfinished", lambda: self.inner.unfinished(app_name))
 
-    async def requeue_lost(self, run_uid: int) -> RunRecord:
+    async def requeue_lost(self, run_uid: int, *, ends: Callable[[RunRecord], bool] | None = None) -> RunRecord:
         """As `RunStore.requeue_lost`."""
-        return await self._call("requeue_lost", lambda: self.inner.requeue_lost(run_uid))
+        return await self._call("requeue_lost", lambda: self.inner.requeue_lost(run_uid, ends=ends))
 
     async def become_executor(self) -> None:
         """As `RunStore.become_executor`."""

@@ -406,6 +406,31 @@ class RunConformance(StoreSuite):
                 await write(store, run, event(run, 1, "zombie"))
         assert (await store.requeue_lost(second.uid)).deaths == 2
 
+    async def test_requeue_lost_drops_the_questions_of_a_run_that_is_to_end(self, store: Store) -> None:
+        seen: list[RunRecord] = []
+
+        def is_first(record: RunRecord) -> bool:
+            seen.append(record)
+            return record.id == "r1"
+
+        for run_id, ends in (("r1", is_first), ("r2", is_first), ("r3", None)):
+            run = await start(store, run_id, session_key(run_id))
+            await write(store, run, question_event(run, 1, run_id), interrupts=[question(run_id)])
+            assert (await store.requeue_lost(run.uid, ends=ends)).status is RunStatus.QUEUED
+            if run_id == "r1":
+                async with unchanged(store):
+                    with raises(Conflict, "interrupt.closed"):
+                        await reply(store, run, run_id, "late")
+            else:
+                assert (await reply(store, run, run_id, "in time")).recorded
+        assert [(r.id, r.status, r.deaths) for r in seen] == [("r1", RunStatus.QUEUED, 1), ("r2", RunStatus.QUEUED, 1)]
+
+    async def test_a_run_that_is_not_running_keeps_its_questions(self, store: Store) -> None:
+        run = await start(store)
+        await ask(store, run, 1)
+        async with unchanged(store):
+            assert (await store.requeue_lost(run.uid, ends=lambda _: True)).status is RunStatus.WAITING
+
     async def test_a_shutdown_is_not_a_death(self, store: Store) -> None:
         run = await start(store)
         record = (await write(store, run, move=Move.REQUEUE)).record

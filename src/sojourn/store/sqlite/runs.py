@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 from sojourn import platform
@@ -77,7 +78,7 @@ def close(conn: sqlite3.Connection, record: RunRecord, by: Move, error: RunError
 
 
 def drop_interrupts(conn: sqlite3.Connection, run_uid: int, by: Move) -> None:
-    """Closes the questions of a run that has ended, as `rules.dropped` says."""
+    """Closes the questions of a run that has ended or is about to, as `rules.dropped` says."""
     if by is Move.EXPIRE:
         conn.execute(
             "UPDATE interrupts SET status = 'expired' WHERE run_uid = ? AND status = 'open' AND expires_at <= ?",
@@ -107,14 +108,17 @@ def close_run(conn: sqlite3.Connection, run_uid: int, error: RunError, by: Move)
     return close(conn, record, by, error) if record.status in _PENDING else record
 
 
-def requeue_lost(conn: sqlite3.Connection, run_uid: int) -> RunRecord:
+def requeue_lost(conn: sqlite3.Connection, run_uid: int, ends: Callable[[RunRecord], bool] | None) -> RunRecord:
     """What `RunStore.requeue_lost` does."""
     record = records.get(conn, run_uid)
     if record.status is not RunStatus.RUNNING:
         return record
     status = move(record.status, Move.REQUEUE, run_id=record.id)
     conn.execute("UPDATE runs SET status = ?, deaths = deaths + 1 WHERE uid = ?", (status.value, run_uid))
-    return records.get(conn, run_uid)
+    record = records.get(conn, run_uid)
+    if ends is not None and ends(record):
+        drop_interrupts(conn, run_uid, Move.FAIL)
+    return record
 
 
 _BUSY_STATUS = (RunStatus.QUEUED, RunStatus.RUNNING)

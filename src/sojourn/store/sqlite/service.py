@@ -158,8 +158,8 @@ class SqliteSessionService:
         await self.become_executor()
         return await self._write(lambda conn: runs.take_over(conn, run_uid, error, move), self._watch.saw)
 
-    async def requeue_lost(self, run_uid: int) -> RunRecord:
-        return await self._write(lambda conn: runs.requeue_lost(conn, run_uid), self._watch.saw)
+    async def requeue_lost(self, run_uid: int, *, ends: Callable[[RunRecord], bool] | None = None) -> RunRecord:
+        return await self._write(lambda conn: runs.requeue_lost(conn, run_uid, ends), self._watch.saw)
 
     async def unfinished(self, app_name: str) -> list[RunRecord]:
         # In the thread that keeps the watch, so that no run is told twice.
