@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sojourn.errors import SojournError
 from sojourn.event import Partial
 from sojourn.run.types import FrameOrPartial, Interrupt, RunError, RunRecord, Step
 from sojourn.session.types import Session
@@ -27,8 +28,8 @@ def waiting_to_wire(run_id: str, interrupts: list[dict[str, Any]]) -> dict[str, 
     return {"kind": "run.waiting", "runId": run_id, "interrupts": interrupts}
 
 
-def error_to_wire(error: RunError) -> dict[str, Any]:
-    """Why a run or a step failed."""
+def error_to_wire(error: SojournError | RunError) -> dict[str, Any]:
+    """Why a run or a step failed, or something else."""
     return {"code": error.code, "message": error.message, "retryable": error.retryable}
 
 

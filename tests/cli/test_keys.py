@@ -88,6 +88,6 @@ def test_when_keys_expire():
         assert [moment(text) - NOON for text in ("90m", "12h", "30d", "8w")] == [5400, 43_200, 2_592_000, 4_838_400]
         assert moment("2023-11-15") == moment("2023-11-15T00:00:00+00:00") == 1_700_006_400
         assert moment("2023-11-15T01:00:00+01:00") == 1_700_006_400
-        for text in ("", "30", "0d", "-1d", "1.5d", "30 d", "2023-11-14", "2023-13-01", "1999999d"):
+        for text in ("", "30", "0d", "-1d", "1.5d", "30 d", "2023-11-14", "2023-13-01", "1999999d", "0001-01-01T00:00+23:00"):
             with pytest.raises(typer.BadParameter):
                 moment(text)

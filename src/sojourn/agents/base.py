@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sojourn.content import Content
@@ -195,3 +196,13 @@ def listed(given: Callback | Sequence[Callback] | None) -> tuple[Callback, ...]:
     if given is None:
         return ()
     return (given,) if callable(given) else tuple(given)
+
+
+async def first_answer(callbacks: Sequence[Callable[..., Any]], *args: Any) -> Any:
+    """What the first of several callbacks, sync or async, returns that returns something; None if none does."""
+    for callback in callbacks:
+        given = callback(*args)
+        given = await given if isawaitable(given) else given
+        if given is not None:
+            return given
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,14 +10,12 @@ import typer
 from sojourn import platform
 from sojourn.cli.execute import execute
 from sojourn.cli.interrupts import CtrlC
-from sojourn.cli.options import DEFAULT_DB, DbOption, VerboseOption, keys_path
+from sojourn.cli.options import DEFAULT_DB, DbOption, VerboseOption, keys_path, span_of
 from sojourn.cli.screen import Screen
 from sojourn.cli.transcript import clock_text
 from sojourn.server.auth.keyfile import KEY, ApiKey, KeyFile
 
 commands = typer.Typer(no_args_is_help=True, help="Make, list and remove API keys of `sojourn serve --auth keys`.")
-
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @commands.command()
@@ -83,17 +80,19 @@ def moment(text: str) -> float:
     Raises:
         typer.BadParameter: The text says no time to come.
     """
-    span = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
-    if span is not None:
-        return platform.now() + int(span[1]) * _SECONDS[span[2]]
-    try:
-        named = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; say 12h, 30d, or 2027-01-31", param_hint="--expires") from None
-    at = (named if named.tzinfo is not None else named.replace(tzinfo=UTC)).timestamp()
+    span = span_of(text)
+    at = platform.now() + span if span is not None else _time_of(text)
     if at <= platform.now():
         raise typer.BadParameter(f"{text!r} has passed", param_hint="--expires")
     return at
+
+
+def _time_of(text: str) -> float:
+    try:
+        named = datetime.fromisoformat(text)
+        return (named if named.tzinfo is not None else named.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(f"{text!r} is no time; say 12h, 30d, or 2027-01-31", param_hint="--expires") from None
 
 
 def _row(key: ApiKey) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -67,6 +68,15 @@ SpeakerOption = Annotated[str, typer.Option("--user", "-u", metavar="ID", help="
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line: the run's frames as they come.")]
 LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many, the newest; 0 for all.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print tracebacks of errors, and the log.")]
+
+
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def span_of(text: str) -> int | None:
+    """A span of time as people give it, `90m`, `12h`, `30d` or `8w`, in seconds; None if the text is none."""
+    span = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
+    return int(span[1]) * _SECONDS[span[2]] if span is not None else None
 
 
 @dataclass(frozen=True, slots=True)

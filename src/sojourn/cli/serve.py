@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 
-_NEEDED = ("fastapi", "httptools", "joserfc", "prometheus_client", "starlette", "uvicorn")
+_NEEDED = ("fastapi", "httptools", "httpx", "joserfc", "prometheus_client", "starlette", "uvicorn", "websockets")
 
 
 class Auth(StrEnum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsontext
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -13,15 +12,13 @@ import typer
 from sojourn import platform
 from sojourn.cli.execute import execute
 from sojourn.cli.interrupts import CtrlC
-from sojourn.cli.options import DEFAULT_DB, DbOption, VerboseOption, open_storage, resolve_app
+from sojourn.cli.options import DEFAULT_DB, DbOption, VerboseOption, open_storage, resolve_app, span_of
 from sojourn.cli.screen import Screen
 from sojourn.cli.transcript import clock_text
 from sojourn.event import Usage
 from sojourn.run.usage import UserUsage
 
 _COLUMNS = ("HOUR", "TOKENS", "PROMPT", "ANSWER", "CACHED", "THOUGHTS")
-
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 def usage(
@@ -31,7 +28,7 @@ def usage(
         typer.Option(
             "--since",
             metavar="TIME",
-            help="From this hour on: 90m, 24h, 7d, or a time like 2026-01-31T12:00.",
+            help="From this hour on: 90m, 24h, 7d, 8w, or a time like 2026-01-31T12:00.",
             show_default=False,
         ),
     ] = None,
@@ -68,13 +65,13 @@ def usage(
 
 def _time_of(text: str) -> float:
     """A time as people give it: how long ago, or when."""
-    if (span := re.fullmatch(r"(\d{1,6})([mhd])", text)) is not None:
-        return platform.now() - int(span[1]) * _SECONDS[span[2]]
+    if (span := span_of(text)) is not None:
+        return platform.now() - span
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         raise typer.BadParameter(
-            f"{text!r} is no time; give 90m, 24h, 7d, or a time like 2026-01-31T12:00", param_hint="--since"
+            f"{text!r} is no time; give 90m, 24h, 7d, 8w, or a time like 2026-01-31T12:00", param_hint="--since"
         ) from None
 
 

@@ -33,7 +33,7 @@ _HOME_OF = {
     "sse": "sojourn.server.stream",
 }
 
-_EXTRAS = {"fastapi": "server", "starlette": "server", "joserfc": "jwt", "httpx": "jwt"}
+_EXTRAS = {"fastapi": "server", "prometheus_client": "server", "starlette": "server", "joserfc": "jwt", "httpx": "jwt"}
 
 __all__ = [
     "AnyOf",

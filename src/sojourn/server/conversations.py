@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from sojourn.agents.live import LiveRequest, LiveRequestQueue
-from sojourn.errors import Conflict, SojournError, TimedOut, Unavailable
+from sojourn.errors import Conflict, SojournError, TimedOut
 from sojourn.runner.handle import Run
 from sojourn.runner.runner import Runner
 from sojourn.server.config import ServerConfig
+from sojourn.server.telling import draining_error
 from sojourn.session.types import SessionKey
 
 logger = logging.getLogger("sojourn.server")
@@ -154,7 +155,7 @@ class Conversations:
     def close(self) -> None:
         """Ends all conversations, as the server is about to end."""
         for conversation in list(self._by_session.values()):
-            conversation.end(Unavailable("this server shuts down; ask another one", code="server.draining"))
+            conversation.end(draining_error())
 
     async def _keep(self, key: SessionKey, conversation: Conversation) -> None:
         try:

@@ -18,6 +18,7 @@ from sojourn.event import Event
 from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
 from sojourn.server.config import ServerConfig
+from sojourn.server.counting import count_runs
 
 RATE_WINDOW = 60.0
 """Seconds for which a rate is given."""
@@ -163,12 +164,7 @@ class Limits:
 
 
 async def _check_room(runner: Runner, user_id: str, limit: int) -> None:
-    count, after = 0, None
-    while count < limit:
-        page = await runner.list_runs(user_id=user_id, status=_UNFINISHED, limit=min(limit - count, 1000), after=after)
-        count, after = count + len(page.items), page.next
-        if after is None:
-            break
+    count = await count_runs(runner, _UNFINISHED, limit, user_id)
     if count >= limit:
         raise LimitExceeded(
             f"user {user_id!r} has {count} unfinished runs, and may have {limit}; wait for one to end, answer it, or cancel it",

@@ -29,6 +29,7 @@ from sojourn.server.auth.credentials import subprotocol_of
 from sojourn.server.conversations import Conversation
 from sojourn.server.jsonbody import check_values
 from sojourn.server.serving import Serving, serving_of
+from sojourn.server.telling import draining_error, internal_error
 from sojourn.server.vocabulary import AdkEvents
 from sojourn.session.types import SessionKey
 
@@ -105,7 +106,7 @@ async def run_live(websocket: WebSocket) -> None:
         pass
     except Exception:
         logger.exception("a live connection failed")
-        await line.close(closing_of(SojournError("the server failed; its log says why", code="internal")))
+        await line.close(closing_of(internal_error()))
 
 
 async def _join(websocket: WebSocket, serving: Serving) -> Joined:
@@ -132,7 +133,7 @@ async def _join(websocket: WebSocket, serving: Serving) -> Joined:
 async def _begin(runner: Runner, key: SessionKey, query: LiveQuery, caller: Caller) -> tuple[Run, int, Conversation]:
     serving = caller.serving
     if serving.draining:
-        raise Unavailable("this server shuts down; ask another one", code="server.draining")
+        raise draining_error()
     config = RunConfig()
     if query.save_live_blob or query.modalities:
         wanted = {"modalities": list(query.modalities)} if query.modalities else None
@@ -269,7 +270,7 @@ class _Line:
             closing = None
         except Exception:
             logger.exception("a live connection failed")
-            closing = closing_of(SojournError("the server failed; its log says why", code="internal"))
+            closing = closing_of(internal_error())
         self._end(closing)
 
     async def _send(self, text: str) -> None:
@@ -304,7 +305,7 @@ class _Line:
             pass
         except Exception:
             logger.exception("a live connection failed")
-            closing = closing_of(SojournError("the server failed; its log says why", code="internal"))
+            closing = closing_of(internal_error())
         self._end(closing)
 
     def _take(self, message: Message, conversation: Conversation | None) -> None:

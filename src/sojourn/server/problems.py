@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sojourn.errors import SojournError
-from sojourn.server.serving import draining_error, serving_of
-from sojourn.server.telling import told
+from sojourn.server.serving import serving_of
+from sojourn.server.telling import draining_error, internal_error, told
 
 logger = logging.getLogger("sojourn.server")
 
@@ -88,7 +88,7 @@ def problem_of(error: SojournError) -> Response:
 
 def internal_problem() -> Response:
     """What is told of an error that nobody has foreseen."""
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log says why", code="internal")
+    return problem_of(internal_error())
 
 
 def _short(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sojourn.event import CREDENTIAL_CALL
 from sojourn.run.types import Interrupt
+from sojourn.wire import interrupt_to_wire
 
 SECRET_KEYS = frozenset(
     {
@@ -60,12 +61,13 @@ def redacted(value: Any) -> Any:
     return {k: _without_secrets(v) if _plain(k) in _CREDENTIALS else redacted(v) for k, v in value.items()}
 
 
-def redacted_interrupt(interrupt: Interrupt, wire: dict[str, Any]) -> dict[str, Any]:
+def redacted_interrupt(interrupt: Interrupt) -> dict[str, Any]:
     """A question as JSON, without the credential if it asks for one."""
+    wire = interrupt_to_wire(interrupt)
     if interrupt.kind != "credential":
         return wire
     given = GIVEN if interrupt.status == "answered" else None
-    return {**wire, "prompt": _without_secrets(wire.get("prompt")), "answer": given}
+    return {**wire, "prompt": _without_secrets(wire["prompt"]), "answer": given}
 
 
 def _without_secrets(value: Any) -> Any:

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from starlette.requests import HTTPConnection
 
-from sojourn.errors import InvalidInput, NotFound, Unavailable
+from sojourn.errors import InvalidInput, NotFound
 from sojourn.runner.runner import Runner
 from sojourn.server.config import ServerConfig
 from sojourn.server.conversations import Conversations
@@ -84,11 +84,6 @@ class Serving:
         self.following.close()
         self.conversations.close()
         await asyncio.gather(*(runner.close(grace) for runner in self._runners.values()))
-
-
-def draining_error() -> Unavailable:
-    """What those are told who come while a server ends."""
-    return Unavailable("this server shuts down; ask another one", code="server.draining")
 
 
 def serving_of(connection: HTTPConnection) -> Serving:

@@ -20,6 +20,7 @@ from sojourn.runner.readers import FrameReader
 from sojourn.server.config import ServerConfig
 from sojourn.server.framing import Framing, JsonLines, ServerSentEvents
 from sojourn.server.problems import problem_of
+from sojourn.server.telling import internal_error
 from sojourn.server.vocabulary import Items, Vocabulary, vocabulary_of
 
 logger = logging.getLogger("sojourn.server")
@@ -225,7 +226,7 @@ class StreamResponse(Response):
 
     async def _stream(self, feed: Feed, scope: Scope, receive: Receive, send: Send) -> None:
         connection = _Connection(send, self._framing.heartbeat, self._config)
-        gone = asyncio.get_running_loop().create_task(_gone(receive))
+        gone = asyncio.get_running_loop().create_task(client_gone(receive))
         gone.add_done_callback(connection.cut)
         try:
             with self._following:
@@ -258,7 +259,7 @@ async def _send_all(feed: Feed, connection: _Connection) -> None:
             last = feed.error(error)
         except Exception:
             logger.exception("a stream failed")
-            last = feed.error(SojournError("the server failed; its log says why", code="internal"))
+            last = feed.error(internal_error())
         else:
             if not chunk:
                 break
@@ -267,7 +268,7 @@ async def _send_all(feed: Feed, connection: _Connection) -> None:
     await connection.send({"type": "http.response.body", "body": last, "more_body": False})
 
 
-async def _gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
     """Returns when the client is gone."""
     try:
         while (await receive())["type"] != "http.disconnect":

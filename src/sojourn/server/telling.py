@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sojourn.errors import SojournError
+from sojourn.errors import SojournError, Unavailable
 from sojourn.run.types import RunError
 
 _OF_STORES = re.compile(r"store\.\w+|(artifact|memory)\.unavailable")
@@ -18,3 +18,13 @@ def told(error: SojournError | RunError) -> str:
     if _OF_STORES.fullmatch(error.code):
         return "what the server keeps its data in does not answer; try again later, or see the server's log"
     return error.message
+
+
+def internal_error() -> SojournError:
+    """What is told of an error that nobody has foreseen."""
+    return SojournError("the server failed; its log says why", code="internal")
+
+
+def draining_error() -> Unavailable:
+    """What those are told who come while a server ends."""
+    return Unavailable("this server shuts down; ask another one", code="server.draining")

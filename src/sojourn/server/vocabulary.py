@@ -12,7 +12,7 @@ from sojourn.run.types import Frame, FrameOrPartial, Interrupt, RunError
 from sojourn.server.adk.events import event_text
 from sojourn.server.secrets import redacted_interrupt, redacted_text
 from sojourn.server.telling import told
-from sojourn.wire import interrupt_to_wire, waiting_to_wire
+from sojourn.wire import error_to_wire, waiting_to_wire
 
 Said = tuple[int | None, str]
 """The `pos` at which a reader who has read it comes back, None if it has none; and JSON text on one line."""
@@ -84,7 +84,7 @@ class RunFrames:
 
     def waiting(self, run_id: str, interrupts: Sequence[Interrupt]) -> str | None:
         """See `Vocabulary`."""
-        return _json(waiting_to_wire(run_id, [redacted_interrupt(i, interrupt_to_wire(i)) for i in interrupts]))
+        return _json(waiting_to_wire(run_id, [redacted_interrupt(i) for i in interrupts]))
 
     def error(self, error: SojournError | RunError) -> str:
         """See `Vocabulary`."""
@@ -143,7 +143,7 @@ def _frame_text(frame: Frame) -> str:
 
 
 def _error(error: SojournError | RunError) -> dict[str, Any]:
-    return {"code": error.code, "message": told(error), "retryable": error.retryable}
+    return {**error_to_wire(error), "message": told(error)}
 
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_ai.messages import (
@@ -27,7 +26,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from sojourn import jsonvalue, platform
-from sojourn.agents.base import PIECES_PER_TURN
+from sojourn.agents.base import PIECES_PER_TURN, first_answer
 from sojourn.agents.context import MODEL_STEP, TOOL_STEP, Context
 from sojourn.agents.effects import Effects
 from sojourn.agents.llm.conversation import content_of, response_of
@@ -103,23 +102,17 @@ class RecordedModel(WrapperModel):
 
     async def _instead(self, ctx: Context, messages: Sequence[ModelMessage]) -> ModelResponse | None:
         """What a callback says in place of the model."""
-        for callback in self._turns.agent.before_model:
-            given = callback(ctx, messages)
-            given = await given if isawaitable(given) else given
-            if given is not None:
-                return response_of(Content.of(given, "model"))
-        return None
+        given = await first_answer(self._turns.agent.before_model, ctx, messages)
+        return None if given is None else response_of(Content.of(given, "model"))
 
     async def _changed(self, ctx: Context, response: ModelResponse) -> ModelResponse:
         """What a callback makes of what the model said."""
-        for callback in self._turns.agent.after_model:
-            given = callback(ctx, content_of(response) or Content("model"))
-            given = await given if isawaitable(given) else given
-            if given is not None:
-                # Whether the model had come to its end is of no interest any more.
-                parts = response_of(Content.of(given, "model")).parts
-                return replace(response, parts=parts, finish_reason=None, provider_name=None)
-        return response
+        given = await first_answer(self._turns.agent.after_model, ctx, content_of(response) or Content("model"))
+        if given is None:
+            return response
+        # Whether the model had come to its end is of no interest any more.
+        parts = response_of(Content.of(given, "model")).parts
+        return replace(response, parts=parts, finish_reason=None, provider_name=None)
 
 
 class ModelContext(SideContext):

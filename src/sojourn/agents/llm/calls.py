@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import RunContext, WrapperToolset
@@ -18,11 +17,12 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApp
 from pydantic_ai.toolsets import ToolsetTool
 
 from sojourn import jsonvalue
-from sojourn.agents.context import Context
+from sojourn.agents.base import first_answer
+from sojourn.agents.context import TOOL_STEP, Context
 from sojourn.agents.control import RunPaused
-from sojourn.agents.effects import EFFECTS, Effects
+from sojourn.agents.effects import Effects
 from sojourn.agents.llm.observed import observed_call
-from sojourn.agents.llm.outcome import Room, returned, told
+from sojourn.agents.llm.outcome import Room, effects_of, returned, told
 from sojourn.agents.llm.storable import storable_text
 from sojourn.agents.llm.tool import Tool, ToolContext
 from sojourn.agents.question import Question
@@ -152,7 +152,8 @@ class Calls:
         if tool is not None and not approved and _needs_approval(tool, args):
             raise ApprovalRequired
         # What a tool did before it asked for leave itself is not what it does with it.
-        key = f"tool:{call_id}:approved" if approved and (tool is None or not tool.require_approval) else f"tool:{call_id}"
+        asked_itself = approved and (tool is None or not tool.require_approval)
+        key = f"{TOOL_STEP}{call_id}:approved" if asked_itself else f"{TOOL_STEP}{call_id}"
         ctx = ToolContext(self._ctx, name, call_id, key)
         token = _current.set(ctx)
         try:
@@ -211,18 +212,12 @@ class Calls:
         return self._room.bounded(ctx.tool_name, ctx.call_id, outcome | ctx.effects().to_json())
 
     async def _result(self, ctx: ToolContext, args: dict[str, Any], body: Body) -> Any:
-        for before in self._before:
-            given = before(ctx, args)
-            given = await given if isawaitable(given) else given
-            if given is not None:
-                return given
+        given = await first_answer(self._before, ctx, args)
+        if given is not None:
+            return given
         result = await body()
-        for after in self._after:
-            given = after(ctx, result)
-            given = await given if isawaitable(given) else given
-            if given is not None:
-                return given
-        return result
+        changed = await first_answer(self._after, ctx, result)
+        return result if changed is None else changed
 
     def shared_out(self, given: Sequence[FunctionResponse]) -> Iterator[Sequence[FunctionResponse]]:
         """What calls gave, as far as it goes with one event each; what they did is part of what the agent's next event does.
@@ -242,8 +237,7 @@ class Calls:
             yield part
 
     def _size_of(self, given: FunctionResponse) -> int:
-        outcome = self._outcomes.get(given.id or "", {})
-        effects = {key: value for key, value in outcome.items() if key in EFFECTS}
+        effects = effects_of(self._outcomes.get(given.id or "", {}))
         return self._room.size_of(given.name, given.id or "", given.response, effects)
 
     def _take_effect(self, effects: Effects) -> None:

@@ -91,10 +91,9 @@ def _provider(name: str, api_key: str) -> Provider[Any]:
 
 
 def _openai_compatible(model: str, base_url: str, api_key: str | None) -> Model:
-    provider, _, name = model.rpartition(":")
-    if provider not in ("", "openai", "openai-chat"):
-        # Names of local models hold colons themselves: llama3.2:1b.
-        name = model
+    provider, _, rest = model.partition(":")
+    # Names of local models hold colons themselves: llama3.2:1b.
+    name = rest if rest and provider in ("openai", "openai-chat") else model
     try:
         from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
@@ -174,12 +173,15 @@ def model_error(error: BaseException, agent: str) -> SojournError:
         if "conflicts with existing tool" in str(error):
             return AgentError(f"two tools of agent {agent!r} have one name: {error}", code="tool.duplicate_name")
         return AgentError(f"agent {agent!r} cannot run: {error}", code="agent.invalid")
-    kind = type(error)
+    kind: type[BaseException] = type(error)
     if isinstance(error, ModelHTTPError) and isinstance(error.body, dict) and error.body.get("type") == _TOO_LONG:
         kind = ModelContextWindowExceededError
-    meaning = next((meaning for known, meaning in _MEANINGS if issubclass(kind, known)), _UNKNOWN)
     status = f" (HTTP status {error.status_code})" if isinstance(error, ModelHTTPError) else ""
-    after = error.retry_after if isinstance(error, ModelAPIError) else None
+    return _no_answer(agent, kind, status, error.retry_after if isinstance(error, ModelAPIError) else None)
+
+
+def _no_answer(agent: str, kind: type[BaseException], status: str = "", after: float | None = None) -> ModelError:
+    meaning = next((meaning for known, meaning in _MEANINGS if issubclass(kind, known)), _UNKNOWN)
     later = f"; try again in {after:g} seconds" if after is not None and meaning.retryable else ""
     return ModelError(
         f"the model of agent {agent!r} gave no answer: {meaning.says}{status}{later}",
@@ -199,15 +201,23 @@ def engine_error(error: Exception, agent: str) -> SojournError | None:
         error: Any error out of a run.
         agent: The agent whose model it is.
     """
+    kind = _stumble(error)
+    if kind is None:
+        return None
+    logger.warning("the model of agent %s failed: %s: %s", agent, type(error).__name__, error)
+    return _no_answer(agent, kind)
+
+
+def _stumble(error: Exception) -> type[Exception] | None:
     walked = traceback.walk_tb(error.__traceback__)
     frames = [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walked]
     inner = frames[-1][0] if frames else ""
     if isinstance(error, ValueError | RuntimeError) and inner.startswith(_MAPPING):
-        return model_error(NotImplementedError(str(error)), agent)
+        return NotImplementedError
     if ("pydantic_ai.models", "download_item") in frames:
-        return model_error(NotImplementedError(str(error)), agent)
+        return NotImplementedError
     if isinstance(error, LookupError | TypeError | AttributeError | AssertionError) and inner.startswith("pydantic_ai.models."):
-        return model_error(UnexpectedModelBehavior(f"{type(error).__name__} while its answer was read: {error}"), agent)
+        return UnexpectedModelBehavior
     return None
 
 

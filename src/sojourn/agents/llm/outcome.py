@@ -59,6 +59,11 @@ def returned(outcome: Mapping[str, Any]) -> Any:
     return outcome["result"]
 
 
+def effects_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an outcome says what the call did besides giving a result."""
+    return {key: value for key, value in outcome.items() if key in EFFECTS}
+
+
 class Room:
     """How much of what calls gave and did one event of an agent's can hold.
 
@@ -75,7 +80,7 @@ class Room:
         size = jsonvalue.size(outcome)
         if size + SURELY_FITS <= self._max_bytes:
             return outcome
-        effects = {key: value for key, value in outcome.items() if key in EFFECTS}
+        effects = effects_of(outcome)
         done = self.size_of(name, call_id, {}, effects)
         if done > self._bytes:
             written = jsonvalue.size(effects)

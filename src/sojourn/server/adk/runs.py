@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -21,10 +20,11 @@ from sojourn.server.adk.events import events_text
 from sojourn.server.adk.responses import json_response
 from sojourn.server.clientstate import check_client_state
 from sojourn.server.direct import DirectRoute
-from sojourn.server.framing import accepted_framing
+from sojourn.server.framing import JsonLines, ServerSentEvents, accepted_framing
 from sojourn.server.problems import problem_of
 from sojourn.server.runs.idempotency import without_digest
-from sojourn.server.stream import RUN_ID_HEADER, StreamResponse, header_text
+from sojourn.server.runs.views import run_location
+from sojourn.server.stream import RUN_ID_HEADER, StreamResponse, client_gone, header_text
 from sojourn.server.vocabulary import AdkEvents
 
 router = APIRouter(tags=["adk"], route_class=DirectRoute)
@@ -41,7 +41,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
         "description": "The events of the run as they come, each an `Event`; at the end of a run that failed, an object with "
         "`error`.",
         "headers": _HEADERS,
-        "content": {"text/event-stream": {}, "application/x-ndjson": {}},
+        "content": {ServerSentEvents.media_type: {}, JsonLines.media_type: {}},
     }
 }
 
@@ -53,10 +53,10 @@ async def run(body: RunRequest, request: Request, caller: CallerDep) -> Response
     A run that fails is answered by its error; what it had said is in the session.
     """
     started = await _start(body, caller, StreamingMode.NONE)
-    headers = _headers(started, request)
+    headers = {RUN_ID_HEADER: header_text(started.id), "Location": run_location(request, started.record)}
     with caller.serving.following.follow(started, started=True):
         reading = asyncio.create_task(_read(started))
-        gone = asyncio.create_task(_gone(request))
+        gone = asyncio.create_task(client_gone(request.receive))
         try:
             await asyncio.wait((reading, gone), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
@@ -88,7 +88,7 @@ async def run_sse(body: RunRequest, request: Request, caller: CallerDep) -> Resp
         accepted_framing(request.headers.get("accept"), None),
         config,
         partials=body.streaming,
-        headers=_headers(started, request),
+        headers={"Location": run_location(request, started.record)},
         following=caller.serving.following.follow(started, started=True),
     )
 
@@ -134,17 +134,5 @@ def _message(body: RunRequest) -> Content:
     return content if content.role == USER else content.model_copy(update={"role": USER})
 
 
-def _headers(started: Run, request: Request) -> dict[str, str]:
-    location = f"{request.scope.get('root_path', '')}/runs/{quote(started.id, safe='')}"
-    if len(request.app.state.serving.runners) > 1:
-        location += f"?{urlencode({'appName': started.record.app_name})}"
-    return {RUN_ID_HEADER: header_text(started.id), "Location": location}
-
-
 async def _read(started: Run) -> list[Event]:
     return [item async for item in started.events(started.start_pos, partials=False) if isinstance(item, Event)]
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -17,14 +17,13 @@ from sojourn.run.status import RunStatus
 from sojourn.run.types import RunRecord
 from sojourn.runner.observe import Observer
 from sojourn.runner.runner import Runner
+from sojourn.server.counting import count_runs
 
 WAITING_SECONDS = 30.0
 """For how long the number of runs that wait for people is taken to be what it was: only the store knows it."""
 
 MAX_WAITING = 10_000
 """How many of them are counted, for each app."""
-
-_PAGE = 1000
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SLOW = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -90,7 +89,7 @@ class Metrics:
             self._waiting_known_until = now + WAITING_SECONDS
             for name, runner in self._runners.items():
                 try:
-                    self._waiting[name] = await _count_waiting(runner)
+                    self._waiting[name] = await count_runs(runner, (RunStatus.WAITING,), MAX_WAITING)
                 except SojournError:
                     continue  # What is known of this process is told all the same.
         encode, media_type = choose_encoder(accept)
@@ -166,13 +165,3 @@ class _Runs(Collector):
             for status, count in counts:
                 family.add_metric((name, status), count)
         yield family
-
-
-async def _count_waiting(runner: Runner) -> int:
-    count, after = 0, None
-    while count < MAX_WAITING:
-        page = await runner.list_runs(status=(RunStatus.WAITING,), limit=_PAGE, after=after)
-        count, after = count + len(page.items), page.next
-        if after is None:
-            break
-    return count

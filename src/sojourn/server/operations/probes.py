@@ -16,7 +16,8 @@ from sojourn.errors import Unavailable
 from sojourn.server.access import CallerDep
 from sojourn.server.operations.metrics import Metrics
 from sojourn.server.problems import MEDIA_TYPE
-from sojourn.server.serving import Serving, draining_error, serving_of
+from sojourn.server.serving import Serving, serving_of
+from sojourn.server.telling import draining_error
 
 READY_SECONDS = 2.0
 """How long a store may take to answer before the server does not pass for ready."""

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sojourn import platform
+from sojourn.server.framing import JsonLines, ServerSentEvents
 from sojourn.server.operations.logs import about_request
 from sojourn.server.operations.metrics import Metrics
 from sojourn.server.stream import RUN_ID_HEADER
@@ -21,7 +22,7 @@ PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _RUN_ID = RUN_ID_HEADER.lower().encode()
-_STREAMS = (b"text/event-stream", b"application/x-ndjson")
+_STREAMS = (ServerSentEvents.media_type.encode(), JsonLines.media_type.encode())
 
 
 class Watch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from starlette.responses import JSONResponse, Response
@@ -17,7 +16,7 @@ from sojourn.server.runs import starting
 from sojourn.server.runs.access import AppName, TargetDep, UserId
 from sojourn.server.runs.models import CancelRun, RetryRun, RunInfo, RunPage, StartRun
 from sojourn.server.runs.starting import Started
-from sojourn.server.runs.views import run_view
+from sojourn.server.runs.views import run_location, run_view
 
 router = APIRouter(tags=["runs"], route_class=JsonRoute)
 
@@ -93,7 +92,5 @@ async def retry_run(
 def _started(request: Request, started: Started) -> Response:
     record = started.record
     note(session_id=record.session_id, run_id=record.id)
-    location = f"{request.scope.get('root_path', '')}/runs/{quote(record.id, safe='')}"
-    if len(request.app.state.serving.runners) > 1:
-        location += f"?{urlencode({'appName': record.app_name})}"
+    location = run_location(request, record)
     return JSONResponse(run_view(record), 200 if started.known else 201, {"Location": location})

@@ -18,7 +18,7 @@ from sojourn.server.access import Caller
 from sojourn.server.clientstate import check_client_state
 from sojourn.server.runs.idempotency import Keyed, marked
 from sojourn.server.runs.models import RetryRun, StartRun
-from sojourn.server.serving import draining_error
+from sojourn.server.telling import draining_error
 
 
 class Started(NamedTuple):
