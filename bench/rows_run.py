@@ -9,7 +9,7 @@ from bench import agents, floors
 from bench.measure import Budget, Cost, Measure, Row, Sample, Scale, Stopwatch, cpu_sample
 from bench.stores import Opener, in_memory, on_sqlite
 from sojourn import Agent, Runner
-from sojourn.store.sqlite.connection import Synchronous
+from sojourn.sqlite.connection import Synchronous
 
 WARM_UP = 20
 """Runs before the clock starts: what is built at first use is no cost of a run."""

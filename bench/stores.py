@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from sojourn import InMemorySessionService
 from sojourn.run.store import Store
+from sojourn.sqlite.connection import Synchronous
 from sojourn.store.database import DatabaseSessionService
-from sojourn.store.sqlite.connection import Synchronous
 
 
 class Opened(NamedTuple):

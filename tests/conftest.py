@@ -5,6 +5,11 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgresql import postgres, schema  # noqa: F401
+
+# Before numpy is imported: its threads wait for each other on a busy machine, and burn CPU while they do.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 pytest.register_assert_rewrite("sojourn.testing", "tests.runner.support", "tests.runner.chaos")
 
 # Machines are noisy: how long an example takes says nothing. CI draws the same examples each time.

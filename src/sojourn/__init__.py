@@ -19,17 +19,23 @@ if TYPE_CHECKING:
     from sojourn.agents.workflow import LoopAgent, ParallelAgent, SequentialAgent
     from sojourn.artifact.file import FileArtifactService
     from sojourn.artifact.inmemory import InMemoryArtifactService
+    from sojourn.artifact.s3.service import S3ArtifactService
     from sojourn.builder.load import load_config
     from sojourn.builder.problems import ConfigError
     from sojourn.builder.schema import AppConfig
     from sojourn.builder.workflow import WorkflowBuilder
     from sojourn.content import Blob, Content, FileData, FunctionCall, FunctionResponse, Part
+    from sojourn.data.pruning import Retention
     from sojourn.errors import RunCancelled, RunWaiting, SojournError
     from sojourn.event import CallDelta, Event, EventActions, LivePartial, Partial, Thought, Transcription
     from sojourn.launcher import Launcher
     from sojourn.manager import SessionManager, UserSession
+    from sojourn.memory.database import DatabaseMemoryService
     from sojourn.memory.inmemory import InMemoryMemoryService
-    from sojourn.memory.types import Memory
+    from sojourn.memory.minilm import MiniLmEmbedder
+    from sojourn.memory.openai import OpenAIEmbedder
+    from sojourn.memory.qdrant.service import QdrantMemoryService
+    from sojourn.memory.types import Memory, MemoryFilter
     from sojourn.run.config import RunConfig, StreamingMode
     from sojourn.run.status import RunStatus
     from sojourn.run.types import Frame, Interrupt, RunRecord
@@ -75,6 +81,7 @@ _HOMES = {
     ),
     "sojourn.artifact.file": ("FileArtifactService",),
     "sojourn.artifact.inmemory": ("InMemoryArtifactService",),
+    "sojourn.artifact.s3.service": ("S3ArtifactService",),
     "sojourn.builder.load": ("load_config",),
     "sojourn.builder.problems": ("ConfigError",),
     "sojourn.builder.schema": ("AppConfig",),
@@ -87,6 +94,7 @@ _HOMES = {
         "FunctionResponse",
         "Part",
     ),
+    "sojourn.data.pruning": ("Retention",),
     "sojourn.errors": (
         "RunCancelled",
         "RunWaiting",
@@ -106,8 +114,15 @@ _HOMES = {
         "SessionManager",
         "UserSession",
     ),
+    "sojourn.memory.database": ("DatabaseMemoryService",),
     "sojourn.memory.inmemory": ("InMemoryMemoryService",),
-    "sojourn.memory.types": ("Memory",),
+    "sojourn.memory.minilm": ("MiniLmEmbedder",),
+    "sojourn.memory.openai": ("OpenAIEmbedder",),
+    "sojourn.memory.qdrant.service": ("QdrantMemoryService",),
+    "sojourn.memory.types": (
+        "Memory",
+        "MemoryFilter",
+    ),
     "sojourn.run.config": (
         "RunConfig",
         "StreamingMode",
@@ -142,6 +157,7 @@ __all__ = [
     "ConfigError",
     "Content",
     "Context",
+    "DatabaseMemoryService",
     "DatabaseSessionService",
     "Event",
     "EventActions",
@@ -161,11 +177,13 @@ __all__ = [
     "LiveRequestQueue",
     "LoopAgent",
     "Memory",
+    "MemoryFilter",
     "ParallelAgent",
     "Part",
     "Partial",
     "Plugin",
     "Question",
+    "Retention",
     "Run",
     "RunCancelled",
     "RunConfig",

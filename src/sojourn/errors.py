@@ -8,6 +8,7 @@ Every error Sojourn raises on purpose derives from `SojournError`. Classes are *
     ├── NotFound         the named thing does not exist (or is somebody else's)
     ├── AlreadyExists    the named thing exists and was to be created
     ├── Conflict         the request contradicts what is recorded
+    ├── Gone             the named thing was there and has been removed
     ├── Fenced           a stale attempt of a run tried to write
     ├── Unauthorized     nobody is identified
     ├── Forbidden        somebody is identified, and may not
@@ -102,6 +103,13 @@ class Conflict(SojournError):
 
     default_code = "conflict"
     http_status = 409
+
+
+class Gone(SojournError):
+    """The named thing was there and has been removed, as those who keep the data wanted it."""
+
+    default_code = "gone"
+    http_status = 410
 
 
 class Fenced(SojournError):
@@ -205,7 +213,7 @@ class RunWaiting(SojournError):
 CATEGORIES: dict[str, type[SojournError]] = {
     cls.__name__: cls
     for cls in (
-        SojournError, InvalidInput, NotFound, AlreadyExists, Conflict, Fenced, Unauthorized, Forbidden, LimitExceeded,
+        SojournError, InvalidInput, NotFound, AlreadyExists, Conflict, Gone, Fenced, Unauthorized, Forbidden, LimitExceeded,
         TimedOut, Unavailable, AgentError, ModelError, ToolError, Unsupported, RunCancelled,
     )
 }  # fmt: skip

@@ -22,9 +22,9 @@ from sojourn.errors import Conflict, InvalidInput
 from sojourn.ids import check_id
 from sojourn.run.config import RunConfig
 from sojourn.runner.config import RunnerConfig
+from sojourn.runner.delivery.lifecycle import CloseReport
 from sojourn.runner.handle import Run
 from sojourn.runner.lending import HeldSlot, held_slot, set_held_slot
-from sojourn.runner.lifecycle import CloseReport
 from sojourn.runner.runner import Runner
 from sojourn.session.state import State
 from sojourn.session.types import Session, SessionKey

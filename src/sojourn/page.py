@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -24,6 +25,22 @@ class Page(Generic[T]):
 
     items: list[T]
     next: str | None = None
+
+
+async def each_item(read: Callable[[str | None], Awaitable[Page[T]]]) -> AsyncIterator[T]:
+    """The items of all pages of a listing, each page read when it is needed.
+
+    Args:
+        read: Reads the page after a token; the first one for None.
+    """
+    after: str | None = None
+    while True:
+        page = await read(after)
+        for item in page.items:
+            yield item
+        if page.next is None:
+            return
+        after = page.next
 
 
 def check_page(limit: object) -> int:

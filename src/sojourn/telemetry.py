@@ -124,6 +124,16 @@ class Span:
             _failed()
 
 
+def annotate(attributes: Attributes) -> None:
+    """Adds attributes to the span that is around the caller, if there is one."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None:
+        try:
+            trace.get_current_span().set_attributes(attributes)
+        except Exception:
+            _failed()
+
+
 def past(name: str, attributes: Attributes, began: float, ended: float) -> None:
     """Tells of something that is over.
 

@@ -56,6 +56,7 @@ def run_to_wire(record: RunRecord) -> dict[str, Any]:
         "supersededBy": record.superseded_by,
         "usage": record.usage,
         "customMetadata": record.custom_metadata,
+        "trimmed": record.trimmed,
         "createdAt": record.created_at,
         "startedAt": record.started_at,
         "finishedAt": record.finished_at,

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from sojourn.artifact.file import FileArtifactService
 from sojourn.errors import NotFound
+from sojourn.testing.artifact_conformance import names_of, versions_of
 from tests.artifact.worker import NAME, SCOPE, payload
 
 PROJECT = Path(__file__).parent.parent.parent
 
 
 @contextmanager
-def worker():
+def worker(module="tests.artifact.worker"):
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.artifact.worker"],
+        [sys.executable, "-m", module],
         cwd=PROJECT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -58,9 +59,9 @@ async def stored(root):
     """Tag by version of what is there; fails unless all of it is whole."""
     service = FileArtifactService(root)
     try:
-        versions = await service.list_versions(SCOPE, NAME)
+        versions = await versions_of(service, SCOPE, NAME)
     except NotFound:
-        assert await service.list_artifact_names(SCOPE) == []
+        assert await names_of(service, SCOPE) == []
         return {}
     assert [v.version for v in versions] == list(range(len(versions)))
     for info in versions:

@@ -29,8 +29,7 @@ class World:
         pending = PendingVersion(self.tree())
         try:
             pending.open()
-            pending.write(data)
-            return pending.publish(Draft.of(SCOPE, self.name, data, None, None), self.path)
+            return pending.publish([data], Draft.of(SCOPE, self.name, data, None, None), self.path)
         finally:
             pending.close()
 
@@ -49,12 +48,12 @@ class World:
 
     def contents(self):
         """The data of all versions, in order."""
-        infos = self.tree().versions(self.path)
+        infos = self.tree().versions(self.path, 0, 1000) or []
         assert [info.version for info in infos] == list(range(len(infos)))
         return [self.tree().open_version(self.path, info.version).read_all() for info in infos]
 
     def names(self):
-        return self.tree().names(session_path(SCOPE))
+        return self.tree().names(session_path(SCOPE), "", 1000)
 
 
 @pytest.fixture
@@ -150,7 +149,9 @@ def test_a_deletion_and_a_save_while_listing_versions(worlds):
         world.delete()
         world.save(b"new")
 
-    listed = [contents for _, contents in worlds(lambda w: [i.size for i in w.tree().versions(w.path)], act, saved=OLD)]
+    listed = [
+        contents for _, contents in worlds(lambda w: [i.size for i in w.tree().versions(w.path, 0, 1000) or []], act, saved=OLD)
+    ]
     sizes = [len(data) for data in OLD]
     assert all(one in (sizes, [], [len(b"new")]) for one in listed)
     assert sizes in listed

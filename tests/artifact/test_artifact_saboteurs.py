@@ -1,6 +1,7 @@
 """Services that are broken on purpose: the suite must reject each of them."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from sojourn.artifact.inmemory import InMemoryArtifactService, _Stored
 from sojourn.artifact.rules import Draft
 from sojourn.content import Part
 from sojourn.errors import NotFound
+from sojourn.page import Page
 from sojourn.testing.artifact_conformance import ArtifactServiceConformance
 
 pytestmark = pytest.mark.anyio
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.anyio
 class CountsBeforeItStores(InMemoryArtifactService):
     async def save_artifact(self, scope, name, data, **options):
         try:
-            version = len(await self.list_versions(scope, name))
+            version = len((await self.list_versions(scope, name)).items)
         except NotFound:
             version = 0
         await asyncio.sleep(0)
@@ -25,8 +27,8 @@ class CountsBeforeItStores(InMemoryArtifactService):
 
 
 class SharesItsValues(InMemoryArtifactService):
-    async def list_versions(self, scope, name):
-        return [stored.info for stored in self._versions(scope, name)]
+    async def list_versions(self, scope, name, **page):
+        return Page([stored.info for stored in self._versions(scope, name)])
 
 
 class KeepsWhatWasStreamedSoFar(InMemoryArtifactService):
@@ -63,8 +65,39 @@ class SharesUserNamesWithEverybody(InMemoryArtifactService):
 
 
 class ListsOnlyTheSession(InMemoryArtifactService):
-    async def list_artifact_names(self, scope):
-        return [name for name in await super().list_artifact_names(scope) if not name.startswith("user:")]
+    async def list_artifact_names(self, scope, **page):
+        names = (await super().list_artifact_names(scope, **page)).items
+        return Page([name for name in names if not name.startswith("user:")])
+
+
+class ForgetsTheSecondPage(InMemoryArtifactService):
+    async def list_artifact_names(self, scope, **page):
+        return Page((await super().list_artifact_names(scope, **page)).items)
+
+    async def list_versions(self, scope, name, **page):
+        return Page((await super().list_versions(scope, name, **page)).items)
+
+
+class CountsPagesByPosition(InMemoryArtifactService):
+    """The token is how many names were listed, so that one that goes away hides another."""
+
+    async def list_artifact_names(self, scope, *, limit=100, after=None):
+        names = (await super().list_artifact_names(scope, limit=1000)).items
+        first = int(after or 0)
+        more = first + limit < len(names)
+        return Page(names[first : first + limit], str(first + limit) if more else None)
+
+
+class IncludesTheEnd(InMemoryArtifactService):
+    async def open_artifact(self, scope, name, version=None, *, start=0, end=None):
+        return await super().open_artifact(scope, name, version, start=start, end=None if end is None else end + 1)
+
+
+class TellsTheSizeOfTheRange(InMemoryArtifactService):
+    async def open_artifact(self, scope, name, version=None, **bounds):
+        opened = await super().open_artifact(scope, name, version, **bounds)
+        info = opened.info.model_copy(update={"size": opened.end - opened.start})
+        return replace(opened, info=info)
 
 
 class ForgetsTheRun(InMemoryArtifactService):
@@ -120,6 +153,11 @@ SABOTEURS = [
     (ForgetsTheUid, "test_other_names_belong_to_the_session"),
     (SharesUserNamesWithEverybody, "test_user_names_are_shared_by_the_users_sessions"),
     (ListsOnlyTheSession, "test_names_are_listed_in_order"),
+    (ForgetsTheSecondPage, "test_names_are_listed_in_pages"),
+    (ForgetsTheSecondPage, "test_versions_are_listed_in_pages"),
+    (CountsPagesByPosition, "test_names_that_come_and_go_between_pages"),
+    (IncludesTheEnd, "test_ranges"),
+    (TellsTheSizeOfTheRange, "test_ranges"),
     (ForgetsTheRun, "test_a_version_keeps_the_run_that_saved_it"),
     (GoesOnCountingAfterADeletion, "test_after_a_deletion_versions_start_again"),
     (DeletesSilently, "test_missing_is_not_found"),

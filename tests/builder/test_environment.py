@@ -149,7 +149,7 @@ def test_what_is_made_does_not_show_them(write):
         "app_name: x\nagents: {a: {model: test}}\nplugins: ['${KEY}']",
         "app_name: x\nagents: {a: {model: test}}\nplugins: ['json:${KEY}']",
         "app_name: x\nagents: {a: {model: test}}\nservices: {session: '${KEY}'}",
-        "app_name: x\nagents: {a: {model: test}}\nservices: {session: 'postgresql://u:${KEY}@h/db'}",
+        "app_name: x\nagents: {a: {model: test}}\nservices: {session: 'postgresql://u:${KEY}@h:port/db'}",
         "app_name: x\nagents: {a: {model: test}}\nrun_config: {when_busy: '${KEY}'}",
         "app_name: x\nmodels: {m: {model: openai:gpt, base_url: 5, api_key: '${KEY}'}}\nagents: {a: {model: m}}",
         "app_name: x\nmodels: {m: {model: nobody:gpt, api_key: '${KEY}'}}\nagents: {a: {model: m}}",

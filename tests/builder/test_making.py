@@ -11,10 +11,13 @@ from sojourn.agents.llm import builtin
 from sojourn.agents.llm.tool import Tool
 from sojourn.artifact.file import FileArtifactService
 from sojourn.artifact.inmemory import InMemoryArtifactService
+from sojourn.artifact.s3.service import S3ArtifactService
 from sojourn.builder.problems import ConfigError
 from sojourn.builder.references import BUILTIN_TOOLS
 from sojourn.builder.workflow import WorkflowBuilder
+from sojourn.data import Retention
 from sojourn.errors import InvalidInput, Unsupported
+from sojourn.memory import minilm
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.runner.config import DEFAULT
 from sojourn.store.inmemory import InMemorySessionService
@@ -226,10 +229,11 @@ propagate:
         "app.yaml:5: tools.c.function: shop:SETTING is of type int; name a function, a tool or a toolset [config.wrong_kind]",
         "app.yaml:10: agents.two.before_agent[0]: shop:nothing: shop has no 'nothing' [config.not_importable]",
         "app.yaml:11: services.session: there is no backend for redis:// URLs; use 'sqlite:///relative.db' or "
-        "'sqlite:////absolute/path.db' [store.unsupported_url]",
-        "app.yaml:11: services.artifacts: there is no such service; write the path of a directory, memory or none "
-        "[config.unknown_service]",
-        "app.yaml:11: services.memory: there is no such service; write memory or none [config.unknown_service]",
+        "'sqlite:////absolute/path.db', or 'postgresql://user:password@host:5432/database' [store.unsupported_url]",
+        "app.yaml:11: services.artifacts: there is no such service; write the path of a directory, s3://bucket/prefix, "
+        "memory or none [config.unknown_service]",
+        "app.yaml:11: services.memory: there is no such service; write sqlite:///app.db, postgresql://…, "
+        "qdrant+http://host:6333, qdrant:///directory, memory or none [config.unknown_service]",
         "app.yaml:13: plugins[0]: shop:echo is of type FunctionAgent; name a Plugin, or a class of them [config.wrong_kind]",
         "app.yaml:15: transfer_policy: shop:SETTING is of type int; name a function [config.wrong_kind]",
         "app.yaml:18: propagate[1]: shop:SETTING is of type int; name a ContextVar [config.wrong_kind]",
@@ -552,6 +556,7 @@ def test_services_limits_and_the_rest(write, home):
     text = f"""{HEAD}  a: {{model: test}}
 services: {{session: memory, artifacts: store/files, memory: memory, memory_ingest: on_run_end}}
 limits: {{max_concurrency: 3, max_concurrency_per_user: 2, max_queue: 1, queue_timeout: 0.5, max_tokens_per_user: 9, token_window: 60}}
+retention: {{ttl: 60, max_events: 5}}
 run_config: {{max_turns: 7, timeout: 3}}
 plugins: ['shop:Recorder', 'shop:recorder']
 transfer_policy: shop:policy
@@ -565,6 +570,7 @@ propagate: ['shop:tenant']
     assert (made.max_tokens_per_user, made.token_window) == (9, 60.0)
     assert made.run_config.overrides() == {"max_turns": 7, "timeout": 3.0}
     assert made.memory_ingest == "on_run_end"
+    assert made.retention == Retention(ttl=60, max_events=5)
     shop = sys.modules["shop"]
     assert [type(p) for p in made.plugins] == [shop.Recorder, shop.Recorder]
     assert made.plugins[1] is shop.recorder
@@ -577,6 +583,62 @@ def test_in_memory_has_two_spellings(write, name):
     made = build(write, f"{HEAD}  a: {{model: test}}\nservices: {{session: '{name}', artifacts: '{name}', memory: '{name}'}}")
     assert isinstance(made.session_service, InMemorySessionService)
     assert isinstance(made.artifact_service, InMemoryArtifactService)
+
+
+def test_artifacts_in_a_bucket(write):
+    made = build(write, f"{HEAD}  a: {{model: test}}\nservices: {{artifacts: 's3://bucket/pre/fix?region=eu-west-1'}}")
+    assert isinstance(made.artifact_service, S3ArtifactService)
+
+
+def test_a_bucket_that_cannot_be(problems):
+    (problem,) = problems(f"{HEAD}  a: {{model: test}}\nservices: {{artifacts: 's3://key:secret@bucket'}}", make=True)
+    assert problem.startswith("app.yaml:4: services.artifacts: ")
+    assert problem.endswith("[artifact.invalid_url]")
+    assert "secret" not in problem
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("embedder", "name"),
+    [
+        ("", None),
+        (", embedder: {model: minilm}", "all-MiniLM-L6-v2"),
+        (", embedder: {model: m, dimensions: 3, base_url: 'http://x/v1', api_key: '${KEY}', timeout: 1.5}", "m"),
+    ],
+)
+async def test_memory_in_a_file(write, home, monkeypatch, embedder, name):
+    monkeypatch.setenv("KEY", "secret")
+    if name == "all-MiniLM-L6-v2":
+        pytest.importorskip("tokenizers")
+        monkeypatch.setattr(minilm, "_files", lambda: home)
+    path = write(f"{HEAD}  a: {{model: test}}\nservices: {{memory: 'sqlite:///memory.db'{embedder}}}")
+    async with WorkflowBuilder() as builder:
+        made = builder.build(path)
+        assert made.memory_service is builder.build(path).memory_service
+        used = made.memory_service._embedder
+        assert (None if used is None else used.name) == name
+        await made.memory_service.list_memories("app", "alice")
+    assert (home / "memory.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("services", "told"),
+    [
+        ("memory: 'sqlite:///'", "services.memory: the database URL names no file"),
+        ("memory: 'redis://user:secret@x'", "services.memory: there is no memory in redis:// URLs"),
+        ("memory: memory, embedder: {model: minilm}", "services.embedder: memory in RAM has no use for it"),
+        (
+            "memory: 'sqlite:///a.db', embedder: {model: m, base_url: 'http://x/v1'}",
+            "services.embedder: say how many dimensions",
+        ),
+        ("memory: 'sqlite:///a.db', embedder: {model: m, dimensions: 0}", "services.embedder.dimensions: must be"),
+        ("memory: 'sqlite:///a.db', embedder: minilm", "services.embedder: must be"),
+    ],
+)
+def test_memory_that_cannot_be(problems, services, told):
+    (problem,) = problems(f"{HEAD}  a: {{model: test}}\nservices: {{{services}}}", make=True)
+    assert problem.startswith(f"app.yaml:4: {told}")
+    assert "secret" not in problem
 
 
 def test_services_that_are_turned_off(write):

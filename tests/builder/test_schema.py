@@ -200,6 +200,7 @@ FULL = {
         "max_tokens_per_user": 1000,
         "token_window": 3600.0,
     },
+    "retention": {"ttl": 3600.0, "max_events": 100, "max_age": 60.0, "every": 10.0},
     "run_config": {"max_turns": 5, "include_history": "all", "when_busy": "reject", "custom_metadata": {"a": [1]}},
     "plugins": ["m:Plugin"],
     "transfer_policy": "m:policy",

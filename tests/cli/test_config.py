@@ -205,7 +205,10 @@ agents:
   again: {kind: loop, max_iterations: 3, sub_agents: [{name: inner, model: local}]}
   unused: {model: 'openai:gpt-5'}
 root: desk
-services: {session: 'sqlite:///shop.db', memory: none}
+services:
+  session: 'sqlite:///shop.db'
+  memory: 'sqlite:///shop.db'
+  embedder: {model: small, dimensions: 3, base_url: 'http://user:secret@127.0.0.1:1/v1', api_key: sk-87654321}
 limits: {max_concurrency: 5}
 run_config: {max_turns: 8, custom_metadata: {a: 1}}
 plugins: []
@@ -240,7 +243,8 @@ mcp servers
   web: http://h/mcp (asks for approval)
 services
   session: sqlite:///shop.db
-  memory: none
+  memory: sqlite:///shop.db
+  embedder: small at http://127.0.0.1:1/v1
 limits
   max_concurrency: 5
 run config

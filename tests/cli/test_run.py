@@ -145,7 +145,7 @@ def test_a_failure_is_told_with_its_code_and_the_users_frames(home):
 
 def test_verbose_shows_all_frames_and_the_log(home):
     ran = sojourn("run", "agents.py:boom", "hi", "--verbose", cwd=home)
-    assert "runner/execution.py" in ran.stderr
+    assert "runner/attempt/execution.py" in ran.stderr
     assert "run started" in ran.stderr
 
 
@@ -166,7 +166,7 @@ def test_a_failure_in_json(home):
         (["agents.py:echo", "--json"], "needs a message"),
         (["agents.py:echo", "--file", "agents.py"], "needs a message"),
         (["agents.py:echo", "hi", "--reload"], "for a chat"),
-        (["agents.py:echo", "hi", "--db", "postgresql://x"], "[store.unsupported_url]"),
+        (["agents.py:echo", "hi", "--db", "mysql://x"], "[store.unsupported_url]"),
         (["agents.py:echo", "hi", "--db", ""], "[store.invalid_url]"),
         (["agents.py:echo", "hi", "--db", ":memory:"], "[store.invalid_url]"),
         (["agents.py:echo", "hi", "there"], "there"),

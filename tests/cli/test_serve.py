@@ -38,6 +38,16 @@ else:
 '''
 
 
+SLOW = """
+import asyncio
+from sojourn import agent
+
+@agent
+async def slow(ctx):
+    await asyncio.Event().wait()
+"""
+
+
 @pytest.fixture
 def program(tmp_path):
     (tmp_path / "my.py").write_text(PROGRAM)
@@ -135,6 +145,22 @@ def test_how_much_a_user_may_ask_for(home):
         assert "limit.rate" in refused.value.read().decode()
         assert int(refused.value.headers["Retry-After"]) > 0
         assert refused.value.headers["RateLimit-Policy"]
+
+
+def test_how_much_it_does_at_once_and_takes_at_once(home):
+    (home / "slow.py").write_text(SLOW)
+    bounds = ["--max-concurrency", "1", "--max-body-bytes", "1000", "--heartbeat", "0.1"]
+    with Serving(home, "-m", "sojourn", "serve", "slow.py", "--port", "0", *bounds) as server:
+        run = json.loads(server.ask("/runs", SAY))
+        with urllib.request.urlopen(f"{server.url}/runs/{run['id']}/events", timeout=20) as stream:
+            while stream.readline() != b": ping\n":
+                pass
+        server.ask("/runs", {**SAY, "sessionId": "s2"})
+        told = server.ask("/metrics")
+        assert 'sojourn_runs{app="slow",status="running"} 1.0' in told
+        assert 'sojourn_runs{app="slow",status="queued"} 1.0' in told
+        with pytest.raises(urllib.error.HTTPError, match="413"):
+            server.ask("/runs", {**SAY, "newMessage": "x" * 1000})
 
 
 def test_artifacts_and_database_elsewhere(home):

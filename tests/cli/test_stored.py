@@ -15,6 +15,7 @@ from sojourn.event import ASK_CALL, Usage
 from sojourn.run.status import Move
 from sojourn.run.types import RunError
 from sojourn.store.database import DatabaseSessionService
+from sojourn.testing.artifact_conformance import names_of
 from sojourn.testing.builders import (
     ask,
     event,
@@ -316,20 +317,24 @@ def test_an_export_of_more_than_a_page(tmp_path, stored):
     assert invoke("runs", "show", "r1", cwd=tmp_path).stdout.count("\tevent\t") == 1500
 
 
-def test_deleting_removes_artifacts_too(tmp_path, stored):
+@pytest.mark.parametrize("place", [None, "elsewhere"])
+def test_deleting_removes_artifacts_too(tmp_path, stored, place):
+    directory = tmp_path / (place or ".sojourn/artifacts")
+
     async def work(store, clock):
         await finished(store, "r1", None, "Hi.")
         session = await store.get_session(app_name="shop", user_id="alice", session_id="s1")
         scope = ArtifactScope("shop", "alice", "s1", session.uid)
-        artifacts = FileArtifactService(tmp_path / ".sojourn/artifacts")
+        artifacts = FileArtifactService(directory)
         await artifacts.save_artifact(scope, "report.txt", b"text")
         await artifacts.save_artifact(scope, "user:profile.txt", b"text")
         return scope
 
     scope = stored(work)
-    result = invoke("sessions", "rm", "s1", "--yes", cwd=tmp_path)
+    options = ["--artifacts", place] if place else []
+    result = invoke("sessions", "rm", "s1", "--yes", *options, cwd=tmp_path)
     assert (result.exit_code, result.stdout) == (0, "")
-    names = asyncio.run(FileArtifactService(tmp_path / ".sojourn/artifacts").list_artifact_names(scope))
+    names = asyncio.run(names_of(FileArtifactService(directory), scope))
     assert names == ["user:profile.txt"]
     one_line_error(invoke("sessions", "rm", "s1", "--yes", cwd=tmp_path), "app.not_found")
 

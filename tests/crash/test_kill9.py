@@ -31,8 +31,9 @@ SEED = 20260101
 class Processes:
     """Starts worker processes, one after the other, and kills them."""
 
-    def __init__(self, directory, module="tests.crash.worker"):
+    def __init__(self, directory, module="tests.crash.worker", url=None):
         self.path = str(directory / "sessions.db")
+        self.url = url or f"sqlite:///{self.path}"
         self.notes_path = str(directory / "notes")
         self._nursery = subprocess.Popen(
             [sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -50,7 +51,7 @@ class Processes:
     def live_and_die(self, seconds, lines=None):
         """Lets a process live for a while, or until it has noted so many lines, and kills it."""
         before = self._lines()
-        print(json.dumps([self.path, self._started, self.notes_path]), file=self._nursery.stdin, flush=True)
+        print(json.dumps([self.url, self._started, self.notes_path]), file=self._nursery.stdin, flush=True)
         pid = int(self._nursery.stdout.readline())
         death = os.pidfd_open(pid)
         try:
@@ -77,12 +78,12 @@ class Processes:
             lines = Path(self.notes_path).read_text().splitlines()
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-async def finish(path, notes_path):
+async def finish(url, notes_path):
     """Takes up what is left and waits for its end."""
-    store = DatabaseSessionService(f"sqlite:///{path}")
+    store = DatabaseSessionService(url)
     runner = Runner(app_name=worker.APP, agent=worker.make_agent(worker.Notes(notes_path)), session_service=store)
     try:
         async with runner:
@@ -117,16 +118,38 @@ async def read_all(store):
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_worker_that_is_killed_at_random_points_loses_and_repeats_nothing(tmp_path):
-    chance = ManualPlatform(seed=SEED)
     with Processes(tmp_path) as processes:
-        for _ in range(ROUNDS):
-            processes.live_and_die(0.02 + chance.random() * 0.25)
-        notes = processes.notes()
-    assert not [n for n in notes if "broken" in n]
-    runs, questions, events, states = asyncio.run(finish(processes.path, processes.notes_path))
-    notes = processes.notes()
+        live_and_die(processes)
+    check(processes)
     with closing(sqlite3.connect(processes.path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_same_on_postgresql(tmp_path, postgres):
+    postgres.psql("CREATE DATABASE kill9")
+    with Processes(tmp_path, url=postgres.url("kill9")) as processes:
+        live_and_die(processes)
+    check(processes)
+
+
+def live_and_die(processes):
+    """Kills one process after the other."""
+    chance = ManualPlatform(seed=SEED)
+    for n in range(ROUNDS):
+        if n % 2:
+            processes.live_and_die(0.02 + chance.random() * 0.25)
+        else:
+            # However slow the machine is, it gets to do something.
+            processes.live_and_die(10.0, lines=5 + int(chance.random() * 60))
+
+
+def check(processes):
+    """Brings everything to its end, and looks whether it is whole."""
+    assert not [n for n in processes.notes() if "broken" in n]
+    runs, questions, events, states = asyncio.run(finish(processes.url, processes.notes_path))
+    notes = processes.notes()
     assert sum(r.attempt > 1 for r in runs.values()) > ROUNDS / 4, "too few runs were killed to tell"
     assert any(e.superseded for log in events.values() for e in log), "no run took another way"
     assert any(r.error and r.error.code == "run.lost" for r in runs.values()), "no attached run was lost"

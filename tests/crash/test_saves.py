@@ -12,9 +12,10 @@ import pytest
 from sojourn.agents.function import agent
 from sojourn.artifact.file import FileArtifactService
 from sojourn.content import Content
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.runner.runner import Runner
-from sojourn.runner.spill import scope_of
 from sojourn.store.database import DatabaseSessionService
+from sojourn.testing.artifact_conformance import names_of, versions_of
 
 APP, USER, SESSION, RUN = "crash", "alice", "s1", "r1"
 ROOT = Path(__file__).parents[2]
@@ -74,8 +75,8 @@ async def go_on(directory, moment):
     events = await runner.store.list_events(app_name=APP, user_id=USER, session_id=SESSION, superseded=True)
     session = await runner.store.get_session(app_name=APP, user_id=USER, session_id=SESSION)
     await runner.store.close()
-    names = await artifacts.list_artifact_names(scope_of(session))
-    versions = [v for name in names for v in await artifacts.list_versions(scope_of(session), name)]
+    names = await names_of(artifacts, scope_of(session))
+    versions = [v for name in names for v in await versions_of(artifacts, scope_of(session), name)]
     return frames, events, versions
 
 

@@ -1,4 +1,4 @@
-"""A process to be killed: it executes runs on a SQLite file, and writes down what it was told and what it did.
+"""A process to be killed: it executes runs on a database, and writes down what it was told and what it did.
 
 Started as a program, it makes one such process for each line it reads, by `fork`, so that none has to be loaded anew.
 """
@@ -23,10 +23,14 @@ STEPS = 4
 
 
 class Notes:
-    """Lines in a file that survive the death of the process: each is one call to the operating system."""
+    """Lines in a file that survive the death of the process: each is one call to the operating system.
+
+    A process may be killed within that call, after the end of a page: what there is of such a line is no note.
+    """
 
     def __init__(self, path):
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(self._file, b"\n")
 
     def write(self, **what):
         os.write(self._file, (json.dumps(what) + "\n").encode())
@@ -69,9 +73,9 @@ def make_agent(notes):
     return worker
 
 
-async def execute(path, first_run, notes):
+async def execute(url, first_run, notes):
     """Takes up what is unfinished, and goes on starting runs until it is killed."""
-    store = DatabaseSessionService(f"sqlite:///{path}")
+    store = DatabaseSessionService(url)
     runner = Runner(app_name=APP, agent=make_agent(notes), session_service=store, max_concurrency=4)
     await runner.__aenter__()
 
@@ -117,11 +121,11 @@ def serve():
     """Forks a process for each line of input, and answers with its id."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
-        path, first_run, notes_path = json.loads(line)
+        url, first_run, notes_path = json.loads(line)
         pid = os.fork()
         if pid == 0:
             try:
-                asyncio.run(execute(path, first_run, Notes(notes_path)))
+                asyncio.run(execute(url, first_run, Notes(notes_path)))
             except BaseException:
                 Notes(notes_path).write(broken=traceback.format_exc())
             os._exit(1)

@@ -1,5 +1,6 @@
 """Every Python block of the README and of docs/ runs as it is written."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -19,8 +20,23 @@ def model_behind_a_name(monkeypatch):
     monkeypatch.setattr("sojourn.agents.llm.models.infer_model", lambda name: TestModel(custom_output_text="done"))
 
 
+@pytest.fixture
+def databases(request, monkeypatch):
+    """Gives a program an empty database of its own by the URL in its environment."""
+
+    def give(name: str) -> None:
+        server = request.getfixturevalue("postgres")
+        database = f"docs_{re.sub('[^a-z0-9]', '_', name)}"
+        server.psql(f"CREATE DATABASE {database}")
+        monkeypatch.setenv("DATABASE_URL", server.url(database))
+
+    return give
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=[p.name for p in PROGRAMS])
-def test_program(program: Program, tmp_path):
+def test_program(program: Program, tmp_path, databases):
+    if any("DATABASE_URL" in block.code for block in program.blocks):
+        databases(program.name)
     program.run(tmp_path)
 
 

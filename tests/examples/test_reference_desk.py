@@ -20,6 +20,7 @@ from sojourn import InMemorySessionService, Runner
 from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.artifact.types import ArtifactScope
 from sojourn.run.status import RunStatus
+from sojourn.testing.artifact_conformance import versions_of
 from sojourn.testing.loop import for_seeds
 
 PROGRAM = Path(reference_desk.__file__)
@@ -51,7 +52,7 @@ async def reading_list(runner, *, user="ann", session="s"):
     """The reading list's versions, and the text of the newest."""
     found = await runner.get_session(user, session)
     scope = ArtifactScope(found.app_name, user, session, found.uid)
-    versions = [v.version for v in await runner.artifacts.list_versions(scope, READING_LIST)]
+    versions = [v.version for v in await versions_of(runner.artifacts, scope, READING_LIST)]
     return versions, (await runner.artifacts.load_artifact(scope, READING_LIST)).text
 
 

@@ -92,9 +92,9 @@ def make_agent(notes):
     )
 
 
-async def execute(path, first_run, notes):
+async def execute(url, first_run, notes):
     """Takes up what is unfinished, and goes on starting runs until it is killed."""
-    store = DatabaseSessionService(f"sqlite:///{path}")
+    store = DatabaseSessionService(url)
     runner = Runner(app_name=APP, agent=make_agent(notes), session_service=store, max_concurrency=4)
     await runner.__aenter__()
 
@@ -144,11 +144,11 @@ def serve():
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     asyncio.run(warm_up())
     for line in sys.stdin:
-        path, first_run, notes_path = json.loads(line)
+        url, first_run, notes_path = json.loads(line)
         pid = os.fork()
         if pid == 0:
             try:
-                asyncio.run(execute(path, first_run, Notes(notes_path)))
+                asyncio.run(execute(url, first_run, Notes(notes_path)))
             except BaseException:
                 Notes(notes_path).write(broken=traceback.format_exc())
             os._exit(1)

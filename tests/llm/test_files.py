@@ -10,8 +10,9 @@ from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.artifact.types import parse_artifact_uri
 from sojourn.event import INLINE_BYTES
 from sojourn.run.config import RunConfig, StreamingMode
-from sojourn.runner.spill import scope_of
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.artifact_conformance import names_of
 from sojourn.testing.loop import for_seeds
 from tests.llm.support import assert_valid_history, crashed, said
 from tests.runner.support import APP, SESSION, USER, log_of, make_runner, outcome_of, process
@@ -87,7 +88,7 @@ async def test_a_large_file_of_a_model_is_an_artifact_and_is_shown_again():
     assert reference.mime_type == "image/png"
     assert event.actions.artifact_delta == dict([parse_artifact_uri(reference.file_uri)])
     session = await store.get_session(app_name=APP, user_id=USER, session_id=SESSION)
-    assert await files.list_artifact_names(scope_of(session)) == list(event.actions.artifact_delta), "it is kept once"
+    assert await names_of(files, scope_of(session)) == list(event.actions.artifact_delta), "it is kept once"
     assert await outcome_of(await runner.start(USER, SESSION, "What is it?")) == "It is a cat."
     assert model.files_shown() == [("image/png", drawn.data)], "later runs have it"
 

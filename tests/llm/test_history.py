@@ -17,7 +17,7 @@ from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.types import Memory
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
-from sojourn.runner.history import arrange
+from sojourn.runner.attempt.history import arrange
 from sojourn.session.types import History
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds

@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from sojourn import platform
+from sojourn.agents.function import agent
 from sojourn.agents.llm.tool import ToolContext, tool
 from sojourn.agents.workflow import ParallelAgent, SequentialAgent
+from sojourn.content import Content
 from sojourn.run.status import RunStatus
 from sojourn.store.database import DatabaseSessionService
 from sojourn.store.inmemory import InMemorySessionService
@@ -272,3 +274,30 @@ async def test_an_agent_in_a_tool_is_shown_what_parallel_agents_said_before():
     for text in ("[one] said: One.", "[two] said: Two."):
         assert text in writer.model.requests[0].text
         assert text in helper.model.requests[0].text
+
+
+@for_seeds(5)
+async def test_what_an_agent_in_a_tool_has_written_is_seen_by_who_comes_after_it():
+    @agent
+    async def clerk(ctx):
+        ctx.state["table"] = 7
+        ctx.state.increment("guests", 2)
+        yield Content("model").with_text("Table 7.")
+
+    async def reserve(context: ToolContext) -> str:
+        """Reserves a table."""
+        return await context.run_agent(clerk)
+
+    async def look_up(context: ToolContext) -> str:
+        """Says which one."""
+        return f"{context.state['table']} for {context.state['guests']}"
+
+    helper = llm(Calls("reserve"), Calls("look_up"), "Done.", instruction="Table: {table?}.", tools=[reserve, look_up])
+
+    @agent
+    async def last(ctx):
+        return [ctx.state["table"], ctx.state["guests"]]
+
+    run = await said(SequentialAgent(name="all", sub_agents=[helper, last]))
+    assert await outcome_of(run) == [7, 2]
+    assert "return look_up 7 for 2" in helper.model.requests[-1].lines

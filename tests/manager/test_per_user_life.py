@@ -19,7 +19,7 @@ from sojourn.errors import (
 from sojourn.manager import SessionManager
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
-from sojourn.runner.places import BUILD_SECONDS
+from sojourn.runner.delivery.places import BUILD_SECONDS
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds, simulate
 from sojourn.testing.suite import raises

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from sojourn.memory.inmemory import InMemoryMemoryService
+from sojourn.memory.rules import marks_of, meets
 from sojourn.memory.types import Memory
 from sojourn.page import Page
 from sojourn.testing.memory_conformance import MemoryServiceConformance
@@ -95,13 +96,30 @@ class WorstFirst(InMemoryMemoryService):
 
 
 class IgnoresTheLimit(InMemoryMemoryService):
-    async def search(self, app_name, user_id, query, *, limit=5, min_score=None):
-        return await super().search(app_name, user_id, query, limit=1000, min_score=min_score)
+    async def search(self, app_name, user_id, query, *, limit=5, **options):
+        return await super().search(app_name, user_id, query, limit=1000, **options)
 
 
 class IgnoresTheScore(InMemoryMemoryService):
-    async def search(self, app_name, user_id, query, *, limit=5, min_score=None):
-        return await super().search(app_name, user_id, query, limit=limit)
+    async def search(self, app_name, user_id, query, *, min_score=None, **options):
+        return await super().search(app_name, user_id, query, **options)
+
+
+class FiltersWhatItHasFound(InMemoryMemoryService):
+    """The filter is applied to the best entries, so that it may leave fewer than there are."""
+
+    async def search(self, app_name, user_id, query, *, filter=None, **options):
+        found = await super().search(app_name, user_id, query, **options)
+        return [entry for entry in found if filter is None or meets(entry, filter, marks_of(filter.metadata))]
+
+
+class ScoresWhatItHasFiltered(InMemoryMemoryService):
+    """What does not meet the filter is no part of the statistics."""
+
+    async def search(self, app_name, user_id, query, *, filter=None, **options):
+        found = await super().search(app_name, user_id, query, filter=filter, **options)
+        best = found[0].score if found and filter else 1
+        return [entry.model_copy(update={"score": entry.score / best}) for entry in found]
 
 
 class SharesItsValues(InMemoryMemoryService):
@@ -157,6 +175,8 @@ SABOTEURS = [
     (WorstFirst, "test_equally_good_ones_come_newest_first_then_by_id"),
     (IgnoresTheLimit, "test_limit"),
     (IgnoresTheScore, "test_min_score"),
+    (FiltersWhatItHasFound, "test_what_does_not_meet_a_filter_does_not_count_for_the_limit"),
+    (ScoresWhatItHasFiltered, "test_a_filter_changes_no_score"),
     (SharesItsValues, "test_what_goes_in_and_out_is_a_copy"),
     (TakesNoIdsForAll, "test_forgetting_no_ids_forgets_nothing"),
     (ForgetsOnlySessions, "test_forgetting_a_user_removes_everything"),

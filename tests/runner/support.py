@@ -144,6 +144,23 @@ def assert_at_rest(runner):
     assert (runner.limiter.active, runner.limiter.queued, runner.limiter.abandoned) == (0, 0, 0)
 
 
+class SharedStore(FaultyStore):
+    """A store that others write to, too; `news` is what they did."""
+
+    shared = True
+
+    def __init__(self, inner=None):
+        super().__init__(inner or InMemorySessionService())
+        self.news = []
+
+    async def changes(self):
+        self.calls["changes"] += 1
+        if self.news and isinstance(self.news[0], Exception):
+            raise self.news.pop(0)
+        told, self.news = self.news, []
+        return told
+
+
 # -- processes that die -------------------------------------------------------------------------------------------------
 
 

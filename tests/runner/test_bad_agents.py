@@ -10,12 +10,13 @@ import pytest
 from sojourn.agents.base import Agent
 from sojourn.agents.function import agent
 from sojourn.agents.workflow import ParallelAgent
+from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.content import Content
 from sojourn.errors import AgentError, InvalidInput, ToolError
 from sojourn.event import Event
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
-from sojourn.runner import hub
+from sojourn.runner.delivery import hub
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
 from tests.runner.support import (
@@ -509,3 +510,36 @@ async def test_an_error_message_that_cannot_be_written_does_not_keep_the_run_ope
 
     outcome, _ = await run_to_end(helper)
     assert isinstance(outcome, str)
+
+
+class Broken(InMemoryArtifactService):
+    """Cannot save."""
+
+    async def save_artifact(self, *args, **options):
+        raise RuntimeError("a bug in a driver")
+
+
+@for_seeds(5)
+async def test_a_run_that_is_abandoned_ends_whatever_its_services_raise():
+    end = asyncio.Event()
+
+    @agent
+    async def helper(ctx):
+        yield "x" * 400_000
+        while not end.is_set():
+            try:
+                await end.wait()
+            except asyncio.CancelledError:
+                pass
+
+    runner = make_runner(helper, artifact_service=Broken(), run_config=RunConfig(cancel_grace=1, max_event_bytes=50_000))
+    run = await runner.start(USER, SESSION, "go")
+    await idle()
+    await run.cancel()
+    async with asyncio.timeout(60):
+        assert await outcome_of(run) == "internal"
+        await idle()
+        assert (await runner.follow(run.id)).status is RunStatus.FAILED
+    end.set()
+    await idle()
+    assert_at_rest(runner)

@@ -13,10 +13,10 @@ from sojourn.errors import AgentError, InvalidInput, LimitExceeded, NotFound, Un
 from sojourn.event import INLINE_BYTES, Event, EventActions
 from sojourn.run.config import RunConfig
 from sojourn.run.types import MAX_ERROR_CHARACTERS
-from sojourn.runner.answering import give_answer
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.runner.plugins import Plugin
 from sojourn.runner.runner import Runner
-from sojourn.runner.spill import scope_of
+from sojourn.runner.submitting.answering import give_answer
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises

@@ -8,9 +8,10 @@ from sojourn.agents.function import agent
 from sojourn.errors import Unavailable
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
-from sojourn.runner.lifecycle import CloseReport
+from sojourn.runner.delivery.lifecycle import CloseReport
+from sojourn.runner.observe import Observer
 from sojourn.store.inmemory import InMemorySessionService
-from sojourn.testing.faults import FaultyStore, fail_before, hold
+from sojourn.testing.faults import FaultyStore, fail_after, fail_before, hold
 from sojourn.testing.loop import for_seeds, simulate
 from sojourn.testing.suite import raises
 from tests.runner.support import (
@@ -196,6 +197,88 @@ async def test_closing_while_the_store_is_away_ends():
         record = (await second.follow(run.id)).record
         assert record.status in (RunStatus.RUNNING, RunStatus.QUEUED, RunStatus.FAILED)
         await (await second.follow(run.id)).wait()
+
+
+@pytest.mark.parametrize("fail", [fail_before, fail_after])
+def test_readers_of_queued_runs_are_told_even_if_the_store_is_away(fail):
+    @for_seeds(5)
+    async def case():
+        store = FaultyStore(InMemorySessionService())
+        helper, _ = timed()
+        runner = make_runner(helper, store, max_concurrency=1)
+        running = await runner.start(USER, SESSION, "1")
+        readers = [asyncio.ensure_future(read_events(runner.run(USER, f"attached-{n}", "1"))) for n in range(3)]
+        await idle()
+        detached = await runner.start(USER, "detached", "1")
+        store.plan.append(fail("close_run", 2))
+        assert await runner.close(grace=10) == CloseReport(drained=1, queued=2, cancelled=2)
+        assert await running.result() == "working done"
+        async with asyncio.timeout(60):
+            codes = sorted([(await reader).error.code for reader in readers])
+            assert codes == ["run.cancelled", "run.cancelled", "store.unavailable"]
+            assert await outcome_of(detached) == "run.suspended"
+        assert_at_rest(runner)
+
+    case()
+
+
+@for_seeds(5)
+async def test_a_queued_run_that_is_cancelled_while_its_runner_closes_ends_once():
+    store = FaultyStore(InMemorySessionService())
+    helper, _ = timed()
+    runner = make_runner(helper, store, max_concurrency=1)
+    runner.add_observer(seen := Ends())
+    await runner.start(USER, SESSION, "1")
+    reading = asyncio.ensure_future(read_events(runner.run(USER, "queued", "1", run_id="r1")))
+    await idle()
+    slow = hold("close_run", 1)
+    store.plan.append(slow)
+    closing = asyncio.ensure_future(runner.close(grace=10))
+    await slow.reached.wait()
+    await runner.cancel("r1")
+    slow.go.set()
+    await closing
+    assert (await reading).error.code == "run.cancelled"
+    assert seen.ends.count("r1") == 1
+
+
+class Ends(Observer):
+    """Counts the ends of runs."""
+
+    def __init__(self):
+        self.ends = []
+
+    def run_ended(self, record, seconds):
+        self.ends.append(record.id)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_run_that_is_recorded_late_does_not_start_in_a_runner_that_is_closed(attached):
+    @for_seeds(5)
+    async def case():
+        store = FaultyStore(InMemorySessionService())
+        helper, effects = timed()
+        runner = make_runner(helper, store, max_concurrency=1)
+        await runner.start(USER, SESSION, "1")
+        slow = hold("submit", 2, after=True)
+        store.plan.append(slow)
+        if attached:
+            starting = asyncio.ensure_future(read_events(runner.run(USER, "late", "60", run_id="r1")))
+        else:
+            starting = asyncio.ensure_future(runner.start(USER, "late", "60", run_id="r1"))
+        await slow.reached.wait()
+        await runner.close(grace=3)
+        before = list(effects)
+        slow.go.set()
+        async with asyncio.timeout(60):
+            code = (await starting).error.code if attached else await outcome_of(await starting)
+        assert code == ("run.cancelled" if attached else "run.suspended")
+        await asyncio.sleep(100)
+        assert effects == before
+        assert_at_rest(runner)
+        assert (await store.get_run(APP, "r1")).status is (RunStatus.CANCELLED if attached else RunStatus.QUEUED)
+
+    case()
 
 
 @for_seeds(5)

@@ -12,16 +12,17 @@ from sojourn.errors import Conflict, Unavailable
 from sojourn.run.live import LiveRun
 from sojourn.run.status import RunStatus
 from sojourn.run.store import Change
-from sojourn.runner.execution import Execution
+from sojourn.runner.attempt.execution import Execution
+from sojourn.runner.delivery.hub import Job
+from sojourn.runner.delivery.lifecycle import Load
 from sojourn.runner.handle import Run
-from sojourn.runner.hub import Job
 from sojourn.runner.runner import Runner
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.builders import new_run
-from sojourn.testing.faults import FaultyStore
+from sojourn.testing.faults import fail_before
 from sojourn.testing.loop import SimLoop, for_seeds, simulate
 from sojourn.testing.suite import raises
-from tests.runner.support import APP, KEY, SESSION, USER, assert_at_rest, idle, make_runner, outcome_of
+from tests.runner.support import APP, KEY, SESSION, USER, SharedStore, assert_at_rest, idle, make_runner, outcome_of
 
 
 @agent
@@ -137,23 +138,6 @@ async def test_closing_one_runner_does_not_stop_the_clocks_of_another():
     assert await outcome_of(await two.follow(run.id)) == "interrupt.expired"
 
 
-class SharedStore(FaultyStore):
-    """A store that others write to, too."""
-
-    shared = True
-
-    def __init__(self):
-        super().__init__(InMemorySessionService())
-        self.news = []
-
-    async def changes(self):
-        self.calls["changes"] += 1
-        if self.news and isinstance(self.news[0], Exception):
-            raise self.news.pop(0)
-        told, self.news = self.news, []
-        return told
-
-
 @agent
 async def hanging(ctx):
     """Hangs."""
@@ -207,3 +191,37 @@ async def test_a_run_that_another_process_has_made_ready_is_executed_by_the_runn
         store.news.append(Change("cancel", 77, None))
         await asyncio.sleep(5)
         assert (await store.get_run(APP, "r1")).status is RunStatus.COMPLETED
+
+
+@for_seeds(5)
+async def test_of_several_changes_none_is_lost_when_the_store_fails_at_one():
+    store = SharedStore()
+    runner = make_runner(hanging, store)
+    runs = [await runner.start(USER, f"s{n}", "hi") for n in range(2)]
+    await idle()
+    deleted = await store.inner.get_run(APP, runs[0].id)
+    await store.inner.delete_session(app_name=APP, user_id=USER, session_id="s0")
+    record = await store.inner.request_cancel(runs[1].record.uid, "from elsewhere")
+    store.plan.append(fail_before("get_run", store.calls["get_run"] + 1))
+    store.news += [Change("closed", deleted.uid), Change("cancel", record.uid, record)]
+    async with asyncio.timeout(60):
+        assert [await outcome_of(run) for run in runs] == ["session.deleted", "run.cancelled"]
+    assert_at_rest(runner)
+
+
+@for_seeds(5)
+async def test_a_run_that_another_process_has_made_ready_is_left_to_a_runner_that_is_open():
+    store = SharedStore()
+    closed, runner = make_runner(quick, store), make_runner(quick, store)
+    await closed.close()
+    async with runner:
+        submitted = await store.submit(new_run("r1", KEY), begin=False)
+        store.news.append(Change("queued", submitted.record.uid, submitted.record))
+        await asyncio.sleep(5)
+        assert (await store.get_run(APP, "r1")).status is RunStatus.COMPLETED
+        assert closed.load == Load(0, 0, 0)
+        closed.hub.dispatchers.discard(runner.dispatcher)
+        submitted = await store.submit(new_run("r2", KEY), begin=False)
+        store.news.append(Change("queued", submitted.record.uid, submitted.record))
+        await asyncio.sleep(5)
+        assert (await store.get_run(APP, "r2")).status is RunStatus.QUEUED, "there it is found by who comes next"

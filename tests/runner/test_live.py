@@ -12,8 +12,8 @@ from sojourn.event import Event, LivePartial, Partial, Transcription
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.runner.plugins import Plugin
-from sojourn.runner.spill import scope_of
 from sojourn.store.database import DatabaseSessionService
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.faults import FaultyStore, fail_after, fail_before, hold

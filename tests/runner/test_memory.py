@@ -1,6 +1,7 @@
 """M1 and S2: what a run has said is added to memory at its end, whatever the length of its session."""
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -395,6 +396,89 @@ async def test_a_memory_that_is_away_costs_no_answer_and_is_made_up_for_by_the_n
     await (await runner.start(USER, SESSION, "five")).result()
     await idle()
     assert (store.read, memory.given) == (3, [4]), "made up for once"
+
+
+@for_seeds(5)
+async def test_what_could_not_be_added_is_added_by_itself_once_memory_is_back():
+    store, memory = CountsEvents(InMemorySessionService()), CountsAdditions()
+    runner = ingesting(helper, store, memory)
+    memory.away = True
+    for text in ("one", "two"):
+        assert await (await runner.start(USER, SESSION, text)).result() == f"{text} 2"
+    await asyncio.sleep(100)
+    assert await remembered(memory) == []
+    memory.away = False
+    await asyncio.sleep(200)
+    assert await remembered(memory) == await texts_of(store)
+    assert memory.given == [8], "once"
+    await asyncio.sleep(10_000)
+    assert memory.given == [8]
+
+
+@for_seeds(3)
+async def test_how_long_it_is_until_the_next_try():
+    tries = []
+
+    class Away(InMemoryMemoryService):
+        async def add_events(self, *args):
+            tries.append(platform.monotonic())
+            raise Unavailable("away", code="memory.unavailable", retry_after=3.0)
+
+        async def add_session(self, *args):
+            tries.append(platform.monotonic())
+            if len(tries) == 12:
+                raise InvalidInput("no", code="memory.invalid_option")
+            raise Unavailable("away", code="memory.unavailable")
+
+    runner = ingesting(helper, InMemorySessionService(), Away())
+    await (await runner.start(USER, SESSION, "one")).result()
+    await asyncio.sleep(5000)
+    waits = [round(after - before) for before, after in itertools.pairwise(tries)]
+    assert waits == [3, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300], "and none after an error that stays"
+
+
+@for_seeds(3)
+@pytest.mark.parametrize("ends", ["close", "forget", "delete"])
+async def test_nothing_is_tried_again_once_nobody_wants_it(ends):
+    memory = CountsAdditions()
+    runner = ingesting(helper, InMemorySessionService(), memory)
+    memory.away = True
+    await (await runner.start(USER, SESSION, "one")).result()
+    await asyncio.sleep(5)
+    memory.away = False
+    match ends:
+        case "close":
+            await runner.close()
+        case "forget":
+            await runner.forget_memories(USER)
+        case "delete":
+            await runner.delete_session(USER, SESSION)
+    await asyncio.sleep(1000)
+    assert await remembered(memory) == []
+
+
+@for_seeds(3)
+async def test_a_slow_embedder_is_waited_for_by_nobody_and_what_was_said_is_added_once():
+    memory = CountsAdditions()
+    embedded = asyncio.Event()
+    add = memory._add
+
+    async def slowly(events):
+        await embedded.wait()
+        await add(events)
+
+    memory._add = slowly
+    runner = ingesting(helper, InMemorySessionService(), memory)
+    for text in ("one", "two"):
+        run = await runner.start(USER, SESSION, text)
+        assert await run.result() == f"{text} 2"
+        assert run.status is RunStatus.COMPLETED
+    await asyncio.sleep(50)
+    assert memory.given == []
+    embedded.set()
+    await asyncio.sleep(50)
+    assert memory.given == [4, 4]
+    assert len(await remembered(memory)) == 8
 
 
 @for_seeds(3)

@@ -13,8 +13,8 @@ from sojourn.event import CallDelta, Event, EventActions, Partial, Thought, Usag
 from sojourn.run.config import RunConfig, StreamingMode
 from sojourn.run.live import PIECE_OVERHEAD
 from sojourn.run.status import RunStatus
+from sojourn.runner.attempt.speech import MESSAGE_FACTOR
 from sojourn.runner.plugins import Plugin
-from sojourn.runner.speech import MESSAGE_FACTOR
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.faults import FaultyStore, fail_after, fail_before, hold
 from sojourn.testing.loop import for_seeds

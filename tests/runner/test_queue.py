@@ -12,9 +12,10 @@ from sojourn.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from sojourn.page import MAX_PAGE
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.runner.plugins import Plugin
-from sojourn.runner.spill import scope_of
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.artifact_conformance import names_of
 from sojourn.testing.faults import FaultyStore
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
@@ -357,7 +358,7 @@ def test_a_full_queue_refuses_before_anything_is_recorded(message):
         with raises(NotFound, "session.not_found"):
             await runner.get_session(USER, "fresh")
         session = await runner.get_session(USER, SESSION)
-        assert await runner.artifacts.list_artifact_names(scope_of(session)) == []
+        assert await names_of(runner.artifacts, scope_of(session)) == []
         assert [await r.result() for r in runs] == ["0", "1", "2"]
         assert await (await runner.start(USER, SESSION, "later")).result() == "later"
         await idle()

@@ -744,6 +744,34 @@ async def test_branches_are_replayed_each_in_its_own_order():
     assert not any(e.superseded for e in log)
 
 
+@for_seeds(5)
+async def test_what_a_branch_has_said_counts_whatever_is_said_after_it():
+    store = InMemorySessionService()
+
+    @agent
+    async def inner(ctx):
+        ctx.state["by"] = min(ctx.attempt, 2)
+        yield Content("model").with_text(f"inside {min(ctx.attempt, 2)}")
+
+    @agent
+    async def helper(ctx):
+        await ctx.run_agent(inner, branch="x")
+        yield Content("model").with_text("outside" if ctx.attempt < 3 else "at last")
+        if ctx.attempt < 3:
+            await asyncio.Event().wait()
+
+    for attempt in (1, 2):
+        async with process(helper, store, enter=True) as dying:
+            if attempt == 1:
+                await dying.runner.start(USER, SESSION, "go", run_id="r1")
+            await idle()
+            dying.die()
+    async with process(helper, store, enter=True) as third:
+        assert await outcome_of(await third.runner.follow("r1")) == "at last"
+    assert [e.text for e in await log_of(store)] == ["go", "inside 2", "at last"]
+    assert await state_of(store) == {"by": 2}
+
+
 # -- event loops that are dropped ---------------------------------------------------------------------------------------
 
 

@@ -13,9 +13,10 @@ from sojourn.errors import Conflict, InvalidInput, SojournError, Unavailable
 from sojourn.event import ASK_CALL
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.runner.plugins import Plugin
-from sojourn.runner.spill import scope_of
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.artifact_conformance import names_of
 from sojourn.testing.faults import FaultyStore, fail_after, fail_before
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises
@@ -84,7 +85,7 @@ class Scene:
         names = {}
         for key in {run.key for run in (await self.runner.list_runs()).items}:
             session = await self.runner.get_session(key.user_id, key.session_id)
-            names[key] = await self.artifacts.list_artifact_names(scope_of(session))
+            names[key] = await names_of(self.artifacts, scope_of(session))
         limiter = self.runner.limiter
         jobs = {uid: job.live.record.status for uid, job in self.runner.hub.jobs.items()}
         return await read_world(self.store.inner, (APP,)), names, (limiter.active, limiter.queued, limiter.abandoned), jobs
@@ -216,7 +217,7 @@ async def test_a_run_that_a_run_may_not_wait_for_leaves_nothing():
     run = await runner.start(USER, SESSION, "hi")
     assert await run.result() == "done"
     assert refused == [record.id for record in (await runner.list_runs()).items]
-    assert await artifacts.list_artifact_names(scope_of(await runner.get_session(USER, SESSION))) == []
+    assert await names_of(artifacts, scope_of(await runner.get_session(USER, SESSION))) == []
     await idle()
     assert_at_rest(runner)
 
@@ -225,7 +226,7 @@ class Full(InMemoryArtifactService):
     """Takes one artifact and refuses all others."""
 
     async def save_artifact(self, scope, name, *args, **options):
-        if await self.list_artifact_names(scope):
+        if await names_of(self, scope):
             raise Unavailable("the disk is full", code="artifact.unavailable")
         return await super().save_artifact(scope, name, *args, **options)
 
@@ -237,7 +238,7 @@ async def test_a_message_of_which_not_all_could_be_kept_leaves_no_part_of_itself
     session = await runner.get_session(USER, SESSION, create=True)
     with raises(Unavailable, "artifact.unavailable"):
         await runner.start(USER, SESSION, Content("user", (Part(text=LARGE), Part(text=LARGE))))
-    assert await artifacts.list_artifact_names(scope_of(session)) == []
+    assert await names_of(artifacts, scope_of(session)) == []
     assert (await runner.list_runs()).items == []
 
 
@@ -247,4 +248,4 @@ async def test_a_large_message_that_is_sent_twice_at_once_is_kept_once():
     runner = make_runner(helper, artifact_service=artifacts, run_config=RunConfig(max_event_bytes=2048))
     runs = await asyncio.gather(*(runner.start(USER, SESSION, LARGE, run_id="r1") for _ in range(3)))
     assert [await run.result() for run in runs] == ["done"] * 3
-    assert len(await artifacts.list_artifact_names(scope_of(await runner.get_session(USER, SESSION)))) == 1
+    assert len(await names_of(artifacts, scope_of(await runner.get_session(USER, SESSION)))) == 1

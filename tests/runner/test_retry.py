@@ -10,14 +10,17 @@ from sojourn.content import Content, Part
 from sojourn.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Unavailable
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.runner.plugins import Plugin
-from sojourn.runner.spill import scope_of
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.artifact_conformance import names_of
+from sojourn.testing.builders import new_run
 from sojourn.testing.faults import FaultyStore, fail_after, fail_before
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.suite import raises, unchanged
 from tests.runner.support import (
     APP,
+    KEY,
     SESSION,
     USER,
     idle,
@@ -234,7 +237,7 @@ def test_nothing_is_repeated_while_it_or_a_later_run_goes_on(message, busy, larg
                     await runner.retry(repeated.id, new_message, run_config=config)
                 assert caught.value.code == "run.not_finished"
             await idle()
-        assert await artifacts.list_artifact_names(scope_of(await runner.get_session(USER, SESSION))) == []
+        assert await names_of(artifacts, scope_of(await runner.get_session(USER, SESSION))) == []
         await going_on.cancel()
         await going_on.wait()
         if queued is not None:
@@ -514,3 +517,17 @@ async def test_the_last_run_is_repeated_as_often_as_asked_under_one_id():
     await first.wait()
     second = await runner.retry(run.id, new_run_id="again")
     assert (second.id, second.record.uid) == (first.id, first.record.uid)
+
+
+@for_seeds(1)
+async def test_of_many_runs_that_go_on_the_first_is_told():
+    store = InMemorySessionService()
+    runner = make_runner(helper, store)
+    (before,) = await talked(runner, "one")
+    (last,) = await talked(runner, "two")
+    for n in range(1_001):
+        await store.submit(new_run(f"q{n}", KEY), begin=False)
+    for repeated in (before, last):
+        with pytest.raises(Conflict, match="'q0'") as caught:
+            await runner.retry(repeated.id, "again", run_config=RunConfig(when_busy="replace"))
+        assert caught.value.code == "run.not_finished"

@@ -13,9 +13,10 @@ from sojourn.event import Event, EventActions
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.run.store import MAX_DEATHS
+from sojourn.runner.attempt.spill import scope_of
 from sojourn.runner.plugins import Plugin
-from sojourn.runner.spill import scope_of
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.artifact_conformance import versions_of
 from sojourn.testing.faults import FaultyStore, fail_before
 from sojourn.testing.loop import for_seeds
 from tests.runner.support import (
@@ -51,11 +52,11 @@ class Artifacts(InMemoryArtifactService):
             raise error
         return version
 
-    async def list_artifact_names(self, scope):
+    async def list_artifact_names(self, scope, **page):
         self.listings += 1
         if self.away is not None:
             await self.away()
-        return await super().list_artifact_names(scope)
+        return await super().list_artifact_names(scope, **page)
 
 
 async def told_in(store, session_id=SESSION, *, superseded=True):
@@ -68,8 +69,8 @@ async def saved_in(artifacts, store):
     """What is there, by name: the run of each version."""
     session = await store.get_session(app_name=APP, user_id=USER, session_id=SESSION)
     scope = scope_of(session)
-    names = await InMemoryArtifactService.list_artifact_names(artifacts, scope)
-    return {name: [v.run_id for v in await artifacts.list_versions(scope, name)] for name in names}
+    names = (await InMemoryArtifactService.list_artifact_names(artifacts, scope)).items
+    return {name: [v.run_id for v in await versions_of(artifacts, scope, name)] for name in names}
 
 
 # -- processes that die -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 
 from sojourn.agents.base import Whole
 from sojourn.agents.function import agent
+from sojourn.agents.side import SideContext
 from sojourn.agents.workflow import LoopAgent, ParallelAgent
 from sojourn.content import Content, Part
 from sojourn.errors import Conflict, InvalidInput, Unavailable
@@ -647,3 +648,105 @@ async def test_a_step_whose_replies_were_all_lost_is_not_done_again():
     assert (await outcome_of(run), done) == ("again: paid", [1])
     [step] = await faulty.list_steps(run.record.uid)
     assert (step.status, step.result) == ("done", "paid")
+
+
+# -- agents inside of a step --------------------------------------------------------------------------------------------
+
+
+def in_the_step(ctx, inner):
+    """Runs an agent inside of a step with the agent's own context."""
+    return lambda: ctx.run_agent(inner)
+
+
+def aside(ctx, inner):
+    """Runs an agent inside of a step with a context for the step, as tools have it."""
+    return lambda: SideContext(ctx, "look").run_agent(inner)
+
+
+@pytest.mark.parametrize("how", [in_the_step, aside])
+@pytest.mark.parametrize("branch", [None, "b"])
+def test_what_an_agent_inside_of_a_step_did_counts_once_and_is_seen_in_every_attempt(how, branch):
+    @for_seeds(5)
+    async def case():
+        store = InMemorySessionService()
+        seen = []
+
+        @agent
+        async def inner(ctx):
+            n = await ctx.step("n", lambda: len(seen))
+            ctx.state["found"] = [*ctx.state.get("found", []), n]
+            ctx.state.increment("count")
+            ctx.state["temp:scrap"] = n
+            yield Content("model").with_text(f"found {n}")
+
+        @agent
+        async def outer(ctx):
+            found = ctx.state.to_dict()
+            ctx.state["mine"] = "before"
+            if branch is None:
+                await ctx.step("look", how(ctx, inner))
+            else:
+                await ctx.run_agent(agent(name="middle")(looking), branch=branch)
+            seen.append((found, {k: ctx.state.get(k) for k in ("found", "count", "mine")}))
+            yield Content("model").with_text("and then")
+            await ctx.run_agent(inner)
+            if ctx.attempt == 1:
+                await asyncio.Event().wait()
+            yield "done"
+
+        async def looking(ctx):
+            await ctx.step("look", how(ctx, inner))
+
+        async with process(outer, store) as first:
+            run = await first.runner.start(USER, SESSION, "go")
+            await idle()
+            first.die()
+            async with process(outer, store, enter=True) as second:
+                assert await outcome_of(await second.runner.follow(run.id)) == "done"
+        assert seen == [({}, {"found": [0], "count": 1, "mine": "before"})] * 2
+        log = await log_of(store, superseded=True)
+        assert [e.text for e in log if e.text] == ["go", "found 0", "and then", "found 1", "done"]
+        assert not any(e.superseded for e in log)
+        state = (await store.get_session(app_name="app", user_id=USER, session_id=SESSION)).state
+        assert state == {"found": [0, 1], "count": 2, "mine": "before"}
+
+    case()
+
+
+@for_seeds(5)
+async def test_steps_at_once_have_branches_of_their_own_for_what_is_said_inside():
+    @agent
+    async def inner(ctx):
+        await asyncio.sleep(0.01)
+        return ctx.branch
+
+    @agent
+    async def outer(ctx):
+        async def twice():
+            return [await ctx.run_agent(inner), *await asyncio.gather(ctx.run_agent(inner), ctx.run_agent(inner, branch="b"))]
+
+        said = await asyncio.gather(ctx.step("one", twice), ctx.step("two", in_the_step(ctx, inner)), ctx.run_agent(inner))
+        return [*said, ctx.branch]
+
+    run = await make_runner(outer).start(USER, SESSION, "go")
+    assert await run.result() == [["#one", "#one", "#one.b"], "#two", None, None]
+
+
+@for_seeds(5)
+async def test_what_is_written_and_not_stored_yet_is_not_hidden_by_what_was_stored_inside():
+    @agent
+    async def inner(ctx):
+        ctx.state["a"] = "inside"
+        ctx.state.increment("n", 5)
+        yield Content("model").with_text("said")
+
+    @agent
+    async def outer(ctx):
+        ctx.state["a"], ctx.state["n"] = "outside", 1
+        await ctx.step("look", aside(ctx, inner))
+        return [ctx.state["a"], ctx.state["n"]]
+
+    runner = make_runner(outer)
+    assert await (await runner.start(USER, SESSION, "go")).result() == ["outside", 1]
+    state = (await runner.store.get_session(app_name="app", user_id=USER, session_id=SESSION)).state
+    assert state == {"a": "outside", "n": 1}

@@ -17,10 +17,15 @@ from sojourn.agents.function import agent
 from sojourn.agents.llm.agent import LlmAgent
 from sojourn.agents.llm.tool import tool
 from sojourn.agents.workflow import ParallelAgent
+from sojourn.errors import Unavailable
+from sojourn.memory.inmemory import InMemoryMemoryService
+from sojourn.memory.sqlite.service import SqliteMemoryService
+from sojourn.memory.types import Memory
 from sojourn.run.status import RunStatus
 from sojourn.runner.observe import Observer
 from sojourn.testing.loop import for_seeds
 from sojourn.testing.models import Calls, ScriptedModel
+from tests.memory.embedders import WordEmbedder
 from tests.runner.support import APP, SESSION, USER, idle, make_runner, outcome_of
 
 pytestmark = pytest.mark.anyio
@@ -424,3 +429,73 @@ def test_observers_are_told_of_what_waits_and_of_what_never_begins():
         ]  # fmt: skip
 
     case()
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------
+
+
+class Away(InMemoryMemoryService):
+    """A memory service whose searches fail."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    async def search(self, *args, **options):
+        raise self.error
+
+
+async def test_a_search_of_memory_has_a_span(spans):
+    memory = InMemoryMemoryService()
+    await memory.add(APP, USER, [Memory("the router has a red lamp")])
+
+    @agent
+    async def finds(ctx):
+        return str(len(ctx.memories))
+
+    runner = make_runner(finds, memory_service=memory)
+    assert await outcome_of(await runner.start(USER, SESSION, "my router")) == "1"
+    await idle()
+    (span,) = spans.named("search_memory")
+    (run,) = spans.named("invoke_agent finds")
+    assert span.parent.span_id == run.context.span_id
+    assert dict(span.attributes) == {"gen_ai.operation.name": "search_memory", "sojourn.memory.found": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(Unavailable("Qdrant is away", code="memory.unavailable"), "memory.unavailable"), (RuntimeError("x"), "RuntimeError")],
+)
+async def test_a_memory_that_is_away_is_told_in_the_trace_and_the_run_goes_on_without(spans, caplog, error, told):
+    @agent
+    async def finds(ctx):
+        return f"{len(ctx.memories)} memories"
+
+    runner = make_runner(finds, memory_service=Away(error))
+    assert await outcome_of(await runner.start(USER, SESSION, "my router")) == "0 memories"
+    await idle()
+    (span,) = spans.named("search_memory")
+    assert span.attributes["error.type"] == told
+    assert not span.status.is_ok
+    (run,) = spans.named("invoke_agent finds")
+    assert run.status.status_code is trace.StatusCode.UNSET
+    assert "the run goes on without memories" in caplog.text
+
+
+async def test_a_search_by_words_alone_is_told_in_the_trace(spans, tmp_path):
+    embedder = WordEmbedder()
+    memory = SqliteMemoryService(tmp_path / "memory.db", embedder=embedder)
+    await memory.add(APP, USER, [Memory("the router has a red lamp")])
+    embedder.is_away = True
+
+    @agent
+    async def finds(ctx):
+        return str(len(ctx.memories))
+
+    runner = make_runner(finds, memory_service=memory)
+    assert await outcome_of(await runner.start(USER, SESSION, "my router")) == "1"
+    await idle()
+    (span,) = spans.named("search_memory")
+    assert span.attributes["sojourn.memory.words_only"] is True
+    assert span.attributes["sojourn.memory.error"] == "embedding.unavailable"
+    await memory.close()

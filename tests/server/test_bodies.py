@@ -8,7 +8,7 @@ from websockets.asyncio.client import connect
 
 from sojourn.agents.function import agent
 from sojourn.runner.runner import Runner
-from sojourn.server import create_app
+from sojourn.server import ApiKeyAuth, ServerConfig, create_app
 from sojourn.server.jsonbody import MAX_VALUES, TooManyValues, check_values
 from sojourn.server.problems import MAX_TEXT
 from tests.server.identity import client_of
@@ -52,6 +52,28 @@ def test_every_route_that_takes_a_body_is_here():
     paths = app_of().openapi()["paths"]
     taking = [(m.upper(), p) for p, item in paths.items() for m, operation in item.items() if "requestBody" in operation]
     assert len(taking) == len(ROUTES)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_what_strangers_send_is_not_read(method, path, tmp_path):
+    read = []
+
+    async def body():
+        read.append(True)
+        yield b"{}"
+
+    app = create_app(Runner(app_name="app", agent=echo), ServerConfig(auth=ApiKeyAuth(tmp_path / "keys.json")))
+    async with client_of(app) as client:
+        answer = await client.request(method, path, content=body(), headers=JSON)
+    assert (answer.status_code, answer.json()["code"], read) == (401, "auth.missing", [])
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_a_request_with_a_body_counts_once(method, path):
+    app = create_app(Runner(app_name="app", agent=echo), ServerConfig(rate_per_user=10))
+    async with client_of(app) as client:
+        answer = await client.request(method, path, json={})
+    assert answer.headers["ratelimit"].startswith('"default";r=9;')
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -97,6 +97,105 @@ async def test_a_body_in_many_small_pieces_is_taken():
         writer.close()
 
 
+async def refused_early(server, length):
+    """A connection over which a request is answered whose body is still to come."""
+    reader, writer = await connection_to(server)
+    writer.write(b"POST /no-such-route HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % length)
+    assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 404 ")
+    return reader, writer
+
+
+@pytest.mark.parametrize("part", [b"", b"x"])
+async def test_what_is_left_of_a_request_that_is_answered_is_not_waited_for(part, monkeypatch):
+    monkeypatch.setattr(ServingProtocol, "header_timeout", 0.05)
+    async with serving() as server:
+        reader, writer = await refused_early(server, 100_000)
+        writer.write(part)
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("rest", [b"0123456789", b"0123456789\r\n\r\n"])
+async def test_a_connection_over_which_nothing_more_is_asked_is_closed(rest):
+    async with serving() as server:
+        reader, writer = await refused_early(server, 10)
+        (connection,) = server.server_state.connections
+        connection.timeout_keep_alive = 0.05
+        writer.write(rest)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_the_next_request_behind_one_that_was_refused_early_is_read_rightly():
+    async with serving() as server:
+        reader, writer = await refused_early(server, 45)
+        # What stands in a body is no request, whatever it looks like.
+        writer.write(b"GET /version HTTP/1.1\r\nhost: localhost\r\n\r\n".ljust(45))
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b'\r\n\r\n{"status":"ok"}')
+        writer.close()
+
+
+async def test_headers_that_begin_behind_a_slow_answer_are_not_waited_for_after_it(monkeypatch):
+    monkeypatch.setattr(ServingProtocol, "header_timeout", 0.05)
+    gone_on = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await gone_on.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with running(app, http=ServingProtocol, lifespan="off") as server:
+        reader, writer = await connection_to(server)
+        writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\nGET / HTTP/1.1\r\n")
+        # Returns only when the timeout of another connection has passed.
+        others_reader, others_writer = await connection_to(server)
+        assert (await others_reader.read()).startswith(b"HTTP/1.1 408 ")
+        others_writer.close()
+        gone_on.set()
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+        writer.write(b"x")
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /first HTTP/1.1\r\nhost: localhost\r\n\r\n"])
+@pytest.mark.parametrize("more", [b"", b"GET /more HTTP/1.1\r\nhost: localhost\r\n\r\n"])
+async def test_a_request_learns_that_its_client_is_gone_whatever_is_asked_behind_it(first, more):
+    answering, gone = asyncio.Event(), asyncio.Event()
+
+    async def app(scope, receive, send):
+        await receive()
+        if scope["path"] == "/slow":
+            answering.set()
+            assert (await receive())["type"] == "http.disconnect"
+            gone.set()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with running(app, lifespan="off") as server:
+        reader, writer = await connection_to(server)
+        writer.write(first + b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n" + more)
+        await answering.wait()
+        writer.close()
+        await gone.wait()
+
+
+async def test_a_websocket_on_a_connection_of_earlier_requests_is_not_taken_for_idle():
+    async with serving() as server:
+        await server_session(server)
+        reader, writer = await connection_to(server)
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await reader.readuntil(b'{"status":"ok"}')
+        (before,) = server.server_state.connections
+        writer.write(HANDSHAKE)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        assert before.timeout_keep_alive_task is None
+        writer.close()
+
+
 @pytest.mark.parametrize("body", [b"", b"12", b"12345"])
 async def test_a_websocket_with_a_body_is_refused(body):
     async with serving() as server:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 
 import httpx
@@ -11,6 +12,7 @@ from sojourn import platform
 from sojourn.errors import InvalidInput, LimitExceeded, Unavailable
 from sojourn.run.types import RunError
 from sojourn.server import ApiKeyAuth, KeyFile, NoAuth, ServerConfig, check_bind
+from sojourn.server.problems import problem_of
 from sojourn.server.vocabulary import AdkEvents, RunFrames
 from sojourn.testing.loop import for_seeds
 from tests.server.identity import bearer, client_of, who_app
@@ -162,9 +164,17 @@ async def test_cors_is_off_unless_origins_are_allowed():
         {"max_body_bytes": 0},
         {"rate_per_user": 0},
         {"max_unfinished_runs_per_user": 0},
+        {"allowed_hosts": "localhost"},
+        {"on_disconnect": "stop"},
+        {"heartbeat": 0},
+        {"heartbeat": math.nan},
+        {"slow_reader_timeout": -1.0},
+        {"body_timeout": 0},
+        {"live_idle_timeout": 0},
+        {"live_max_duration": 0},
     ],
 )
-def test_what_would_never_match_is_refused(config):
+def test_what_cannot_be_or_would_never_match_is_refused(config):
     with pytest.raises(InvalidInput) as caught:
         ServerConfig(**config)
     assert caught.value.code == "server.invalid"
@@ -357,6 +367,12 @@ async def test_a_rate_is_told_and_kept_per_user(tmp_path):
             assert (await ask(ann))[0] == 200
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(0.01, "1"), (1.0, "1"), (1.2, "2")])
+def test_who_comes_back_when_told_to_does_not_come_too_early(seconds, told):
+    error = LimitExceeded("wait", code="limit.rate", retry_after=seconds)
+    assert problem_of(error).headers["retry-after"] == told
+
+
 async def test_without_authentication_the_address_counts():
     app = app_of(rate_per_user=1)
     async with client_of(app, client=("192.0.2.1", 1)) as one, client_of(app, client=("192.0.2.2", 1)) as other:
@@ -382,7 +398,13 @@ def test_a_rate_lets_through_what_it_says_and_forgets():
         for n in range(30_000):
             rate.take(f"address {n}")
             clock.advance(RATE_WINDOW / 10_000)
-        assert len(rate._full_at) <= 10_000
+        assert len(rate._full_at) <= 20_000
+        for n in range(200_000):
+            rate.take(f"user {n}")
+        for _ in range(2):
+            clock.advance(RATE_WINDOW)
+            rate.take("ann")
+        assert len(rate._full_at) == 1
 
 
 async def test_a_user_has_so_many_unfinished_runs_and_no_more():

@@ -14,15 +14,19 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
 
+from sojourn import platform
 from sojourn.agents.function import agent
 from sojourn.errors import Unauthorized
 from sojourn.runner.runner import Runner
 from sojourn.server import Principal, ServerConfig, create_app
 from sojourn.server.operations import metrics as metrics_module
-from sojourn.server.operations import probes
+from sojourn.server.operations import probes, stores
 from sojourn.server.operations.logs import logging_to
+from sojourn.server.operations.stores import FAILED_SECONDS
 from sojourn.store.inmemory import InMemorySessionService
+from sojourn.testing.clock import ManualPlatform
 from sojourn.testing.faults import FaultyStore, fail_before
 from tests.server.identity import client_of
 from tests.server.serving import serve
@@ -117,11 +121,82 @@ async def test_a_store_that_does_not_answer_is_not_waited_for(monkeypatch):
         async def get_run(self, *args):
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(probes, "READY_SECONDS", 0.01)
+    monkeypatch.setattr(stores, "READY_SECONDS", 0.01)
     _, app = served(Stuck())
     async with client_of(app) as client:
         response = await client.get("/readyz")
     assert (response.status_code, response.json()["code"]) == (503, "store.unavailable")
+
+
+async def test_a_server_that_cannot_store_anything_is_not_ready_for_a_while():
+    store = FaultyStore(InMemorySessionService())
+    with platform.use(clock := ManualPlatform()):
+        runner, app = served(store)
+        async with client_of(app) as client:
+
+            async def is_ready():
+                response = await client.get("/readyz")
+                assert response.status_code == 200 or response.json()["code"] == "store.unavailable"
+                return response.status_code == 200
+
+            async def say(session="s1"):
+                return (
+                    await client.post("/runs", json={"userId": "ann", "sessionId": session, "newMessage": "hi"})
+                ).status_code
+
+            store.plan = [fail_before("submit", number) for number in range(1, 100)]
+            assert (await say(), await is_ready()) == (503, False)
+            clock.advance(FAILED_SECONDS)
+            # Who is sent nothing would never see whether it is well again.
+            assert await is_ready()
+            assert (await say(), await is_ready()) == (503, False)
+            store.plan.clear()
+            # What a store refuses says nothing about what it can store.
+            missing = await client.post("/run", json=body("hi", session="none"))
+            assert (missing.status_code, await is_ready()) == (404, False)
+            assert (await say(), await is_ready()) == (201, True)
+            missing = await client.post("/run", json=body("hi", session="none"))
+            assert (missing.status_code, await is_ready()) == (404, True)
+        await runner.close()
+
+
+async def test_each_store_is_asked_and_what_one_stores_says_nothing_of_another():
+    broken = FaultyStore(InMemorySessionService(), [fail_before("submit", number) for number in range(1, 100)])
+    runners = [Runner(app_name=name, agent=helper, session_service=store) for name, store in
+               (("one", broken), ("two", InMemorySessionService()))]  # fmt: skip
+    async with client_of(create_app(runners)) as client:
+        for name, status in (("one", 503), ("two", 201)):
+            response = await client.post("/runs", json={"appName": name, "userId": "ann", "newMessage": "hi"})
+            assert response.status_code == status
+        assert (await client.get("/readyz")).status_code == 503
+    for runner in runners:
+        await runner.close()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/version"])
+async def test_a_probe_may_leave_out_the_answer(path):
+    _, app = served()
+    async with serve(app) as url, httpx.AsyncClient(base_url=url) as client:
+        whole, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/livez", "GET, HEAD"),
+        ("/runs", "GET, POST"),
+        ("/runs/r:cancel", "GET, POST"),
+        ("/apps/app/users/ann/sessions/s", "DELETE, GET, PATCH, POST"),
+    ],
+)
+async def test_a_method_that_there_is_not_is_told_with_those_that_there_are(path, allowed):
+    _, app = served()
+    async with client_of(app) as client:
+        response = await client.put(path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+    assert response.json()["code"] == "route.method_not_allowed"
 
 
 async def test_a_server_that_ends_is_not_ready():
@@ -185,6 +260,18 @@ async def test_metrics_count_what_happens():
     assert later["sojourn_open_streams",] == 0
     assert later["sojourn_http_request_seconds_count", ("method", "GET"), ("route", "(none)"), ("status", "404")] == 1
     assert found["process_resident_memory_bytes",] > 0
+
+
+async def test_bytes_are_counted_whatever_letters_are_said():
+    @agent
+    async def singer(ctx):
+        yield "ß" * 10_000
+
+    runner, app = served(agent=singer)
+    await runner.create_session("ann", "s")
+    async with serve(app) as url, connect(f"{url.replace('http', 'ws')}/run_live?user_id=ann&session_id=s") as websocket:
+        sent = [message async for message in websocket]
+    assert app.state.metrics.streamed_bytes == sum(len(message.encode()) for message in sent) > 20_000
 
 
 async def test_labels_are_no_ids():

@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from sojourn.agents.function import agent
+from sojourn.data import Retention
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
@@ -436,3 +437,19 @@ async def test_two_users_runs_of_one_id_are_told_apart():
             await (await runner.start(user, "s", f"Hi from {user}", run_id="same")).wait()
         assert (await client.get("/runs/same")).json()["code"] == "run.ambiguous"
         assert (await client.get("/runs/same?userId=ben")).json()["userId"] == "ben"
+
+
+async def test_what_retention_has_removed_is_gone():
+    async with serving() as (runner, client):
+        run = await done(runner, await start(client))
+        await done(runner, await start(client, "ask"))
+        await runner.data.prune("app", Retention(max_events=0))
+        for cursor in ("", "0", "1"):
+            response = await client.get(f"/runs/{run.id}/events", params={"after": cursor})
+            assert (response.status_code, response.json()["code"]) == (410, "cursor.trimmed")
+        assert (await client.get(f"/runs/{run.id}/events", params={"after": "2"})).status_code == 200
+        assert (await client.get(f"/runs/{run.id}")).json()["status"] == "completed"
+        waiting = (await client.get("/runs", params={"status": "waiting"})).json()["items"][0]
+        assert (await client.get(f"/runs/{waiting['id']}/events")).status_code == 200
+        retried = await client.post(f"/runs/{run.id}:retry", json={"dropLater": True})
+        assert (retried.status_code, retried.json()["code"]) == (410, "run.trimmed")

@@ -368,6 +368,17 @@ async def test_headers_of_a_later_request_are_not_waited_for_either(monkeypatch)
         writer.close()
 
 
+async def test_a_frame_that_is_too_large_is_not_even_let_in():
+    runner = runner_of()
+    await runner.create_session("alice", "s1")
+    async with Here(runner, config=ServerConfig(max_frame_bytes=1000)) as server:
+        address = server.url.result().replace("http", "ws")
+        async with connect(f"{address}/run_live?user_id=alice&session_id=s1") as socket:
+            await socket.send(b"\0" * 1002)
+            await socket.wait_closed()
+    assert socket.close_code == 1009
+
+
 async def test_headers_without_end_are_not_taken():
     async with Here(runner_of()) as server:
         reader, writer = await connection_to(server.url.result())

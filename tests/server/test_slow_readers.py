@@ -14,6 +14,7 @@ from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
 from sojourn.server.app import create_app
 from sojourn.server.config import ServerConfig
+from sojourn.server.download import PIECE_BYTES, Download
 from sojourn.server.stream import CHUNK_BYTES
 from sojourn.server.transport import DroppingHttpProtocol
 from tests.server.eventsource import EventSource
@@ -108,7 +109,7 @@ async def serving_torrent(caplog, **options):
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         response = await client.post("/runs", json={"userId": "ann", "newMessage": "Go"})
-        with watching(caplog, "its stream is cut") as cut:
+        with watching(caplog, "its response is cut") as cut:
             yield runner, server, client, response.headers["location"], cut, enough
 
 
@@ -171,4 +172,42 @@ async def test_a_connection_that_is_closed_with_unread_bytes_is_dropped_after_a_
         while any(c.client == deaf.name for c in server.server_state.connections):
             await asyncio.sleep(0)
         assert len(await deaf.read_to_the_end()) < 1_000_000
+        deaf.close()
+
+
+async def test_a_download_is_sent_in_pieces_that_a_slow_client_takes_in_time():
+    sent = []
+
+    async def chunks():
+        yield b"1" * 200_000
+        yield b"2" * 10
+
+    async def send(message):
+        sent.append(message.get("body", b""))
+
+    response = Download(chunks(), IMPATIENT, headers={}, media_type="text/plain")
+    await response({"type": "http"}, asyncio.Event().wait, send)
+    assert b"".join(sent) == b"1" * 200_000 + b"2" * 10
+    assert max(map(len, sent)) == PIECE_BYTES
+
+
+@pytest.mark.parametrize("http", [DroppingHttpProtocol, "httptools"])
+async def test_a_download_that_nobody_takes_is_cut(caplog, http):
+    @agent
+    async def saver(ctx):
+        await ctx.artifacts.save("large", b"x" * 8_000_000)
+
+    runner = Runner(app_name="app", agent=saver)
+    app = create_app(runner, IMPATIENT)
+    async with runner, running(app, lifespan="off", send_buffer=16_384, http=http) as server:
+        run = await runner.start("ann", "s", "Save")
+        await run.wait()
+        at = "/apps/app/users/ann/sessions/s/artifacts/large?alt=media"
+        with watching(caplog, "its response is cut") as cut:
+            deaf = await Deaf(server.port, at).ask()
+            await cut.wait()
+        received = b""
+        while any(connection.client == deaf.name for connection in server.server_state.connections):
+            received += await deaf.read_to_the_end()
+        assert len(received) < 8_000_000
         deaf.close()

@@ -253,8 +253,8 @@ async def test_a_stream_without_pieces_has_whole_events():
 
 @pytest.mark.parametrize("items", ["frames", "adk"])
 async def test_a_store_that_goes_away_is_told_in_the_stream_and_the_run_can_be_read_later(items, monkeypatch):
-    monkeypatch.setattr("sojourn.runner.log.APPEND_RETRIES", (0.0,))
-    monkeypatch.setattr("sojourn.runner.records.CLOSE_RETRY_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr("sojourn.runner.attempt.log.APPEND_RETRIES", (0.0,))
+    monkeypatch.setattr("sojourn.runner.delivery.records.CLOSE_RETRY_SECONDS", (0.0, 0.01))
     store = FaultyStore(InMemorySessionService())
     said, gate = asyncio.Event(), asyncio.Event()
 

@@ -1,5 +1,8 @@
 import asyncio
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 from sojourn.errors import Conflict, InvalidInput, SojournError, Unsupported
 from sojourn.run.store import Store
 from sojourn.store.database import DatabaseSessionService
+from sojourn.store.postgres.service import PostgresSessionService
 from sojourn.store.sqlite.service import SqliteSessionService
 
 
@@ -57,7 +61,7 @@ def test_a_url_that_is_none(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql", "sqlite+aiosqlite", "redis"])
+@pytest.mark.parametrize("scheme", ["postgresql+asyncpg", "mysql+pymysql", "sqlite+aiosqlite", "redis"])
 def test_a_database_there_is_no_backend_for(scheme: str) -> None:
     with pytest.raises(Unsupported, match=r"sqlite:///relative\.db") as caught:
         DatabaseSessionService(f"{scheme}://user:secret@host/db")
@@ -73,7 +77,7 @@ def test_a_path_that_is_none(path: str) -> None:
     assert caught.value.code == "store.invalid_url"
 
 
-@pytest.mark.parametrize("option", [{"synchronous": "off"}, {"role": "reader"}])
+@pytest.mark.parametrize("option", [{"synchronous": "off"}, {"role": "reader"}, {"schema": "s"}, {"pool_size": 3}])
 def test_an_option_that_is_none(option: dict[str, Any]) -> None:
     with pytest.raises(SojournError) as caught:
         DatabaseSessionService("sqlite:///x.db", **option)
@@ -90,3 +94,52 @@ def test_a_client_executes_nothing(tmp_path: Path) -> None:
         await store.close()
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "PostgreSQL"])
+def test_a_postgresql_server(scheme: str) -> None:
+    store = DatabaseSessionService(f"{scheme}://ann:secret@db.example:6543/shop?sslmode=require", role="client", schema="mine")
+    assert isinstance(store, PostgresSessionService)
+    assert isinstance(store, Store)
+    assert store.name == "schema 'mine' of PostgreSQL database shop at db.example:6543"
+    assert store.schema == "mine"
+    asyncio.run(store.close())
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://ann:secret@db:port/x", "postgresql://ann:secret@[db/x", "postgresql://ann:secret@db:65536/x"]
+)
+def test_a_postgresql_url_that_is_none(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        DatabaseSessionService(url)
+    assert caught.value.code == "store.invalid_url"
+    assert "secret" not in repr(caught.value) + repr(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"synchronous": "normal"}, {"role": "reader"}, {"schema": ""}, {"schema": "x" * 64}, {"schema": "a\0b"}, {"schema": "a$b"}, {"schema": 5},
+        {"pool_size": 0}, {"pool_size": "3"}, {"acquire_timeout": 0}, {"statement_timeout": -1}, {"statement_timeout": None},
+        {"statement_cache_size": -1},
+    ],
+)  # fmt: skip
+def test_an_option_that_postgresql_has_not(option: dict[str, Any]) -> None:
+    with pytest.raises(SojournError) as caught:
+        DatabaseSessionService("postgresql://host/x", **option)
+    assert caught.value.code == "store.invalid_option"
+
+
+def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("sojourn.store.postgres", "sojourn.postgres."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(Unsupported, match=re.escape('pip install "sojourn[postgres]"')) as caught:
+        DatabaseSessionService("postgresql://ann:secret@host/x")
+    assert caught.value.code == "postgres.not_installed"
+
+
+def test_the_driver_is_not_loaded_for_others() -> None:
+    code = "import sys, sojourn; sojourn.DatabaseSessionService('sqlite:///x.db'); print('asyncpg' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"

@@ -16,6 +16,7 @@ HEAVY = (
     "prompt_toolkit",
     "numpy",
     "asyncpg",
+    "obstore",
     "jsonschema",
     "opentelemetry",
     "hypothesis",

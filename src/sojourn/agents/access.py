@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sojourn.content import Part
+from sojourn.page import MAX_PAGE, each_item
 
 if TYPE_CHECKING:
     from sojourn.agents.context import Context
     from sojourn.artifact.service import ArtifactService
     from sojourn.artifact.types import ArtifactScope, ArtifactVersion
     from sojourn.memory.service import MemoryService
-    from sojourn.memory.types import Memory
+    from sojourn.memory.types import Memory, MemoryFilter
     from sojourn.session.types import Session
 
 
@@ -62,11 +63,15 @@ class ArtifactAccess:
 
     async def names(self) -> list[str]:
         """The names of the session's and the user's artifacts, sorted."""
-        return await self._service.list_artifact_names(self._scope)
+        scope = self._scope
+        pages = each_item(lambda after: self._service.list_artifact_names(scope, limit=MAX_PAGE, after=after))
+        return [name async for name in pages]
 
     async def versions(self, name: str) -> list[ArtifactVersion]:
         """The versions of an artifact, oldest first."""
-        return await self._service.list_versions(self._scope, name)
+        scope = self._scope
+        pages = each_item(lambda after: self._service.list_versions(scope, name, limit=MAX_PAGE, after=after))
+        return [version async for version in pages]
 
     async def delete(self, name: str) -> None:
         """Deletes all versions of an artifact."""
@@ -80,9 +85,14 @@ class MemoryAccess:
         self._service = service
         self._session = session
 
-    async def search(self, query: str, *, limit: int = 5) -> list[Memory]:
-        """Finds what the user's sessions recall, best first."""
-        return await self._service.search(self._session.app_name, self._session.user_id, query, limit=limit)
+    async def search(
+        self, query: str, *, limit: int = 5, min_score: float | None = None, filter: MemoryFilter | None = None
+    ) -> list[Memory]:
+        """Finds what the user's sessions recall, best first; see `MemoryService.search`."""
+        session = self._session
+        return await self._service.search(
+            session.app_name, session.user_id, query, limit=limit, min_score=min_score, filter=filter
+        )
 
     async def add(self, *texts: str) -> None:
         """Remembers texts for all of the user's sessions."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
@@ -35,6 +36,18 @@ TOOL_STEP = "tool:"
 
 IN_STEP = "#"
 """What the name of a branch begins with that is for what is said inside of a step; no agent's name does."""
+
+
+class StepAround(NamedTuple):
+    """The step that the calling code is inside of: whose it is, its key, and the branch for what is said in it."""
+
+    ctx: Context
+    key: str
+    branch: str
+
+
+step_around: ContextVar[StepAround | None] = ContextVar("sojourn_step_around", default=None)
+"""Set by the runner."""
 
 
 class Attempt(Protocol):
@@ -378,7 +391,9 @@ class Context:
         """The branch for what is said inside of a step: it stays when a later attempt does not do the step again."""
         # Dots are between branches.
         name = IN_STEP + self.path(key).replace("%", "%25").replace(".", "%2E")
-        return f"{self.branch}.{name}" if self.branch else name
+        step = self.inside_step()
+        around = self.branch if step is None else step.branch
+        return f"{around}.{name}" if around else name
 
     async def ask(self, key: str, prompt: Any, schema: Any = None, expires: float | None = None) -> Any:
         """Asks a person and returns the answer.
@@ -440,6 +455,9 @@ class Context:
     def run_agent(self, agent: Agent, *, branch: str | None = None) -> Awaitable[Any]:
         """Runs another agent inside of this one, to its end; what it says becomes events of its own.
 
+        Called inside of a step, it stands in a branch of that step's: a later attempt that does not do the step again leaves
+        what was said and written there as it is.
+
         Args:
             agent: The agent.
             branch: Runs it in a parallel branch of this name, with a view of its own of the state at the time of this call.
@@ -474,6 +492,11 @@ class Context:
     def end_escalation(self) -> None:
         """Stops an escalation at this agent: those around it do not see it."""
         self._escalated = False
+
+    def inside_step(self) -> StepAround | None:
+        """The innermost step of this agent's that the calling code is inside of."""
+        step = step_around.get()
+        return step if step is not None and step.ctx is self else None
 
     def path(self, key: str) -> str:
         """A key of this agent's, unique in the run."""

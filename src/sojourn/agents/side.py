@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sojourn.agents.context import Context
 from sojourn.agents.effects import Effects
-from sojourn.session.state import State
 
 
 class SideContext(Context):
     """A context for a part of an agent's work whose effects are to be kept apart, such as a tool's call.
 
     It reads the state as the agent's context has it, and writes to a view of its own. What is done with it does not go with the
-    agent's next event: `effects` gives it, and `Context.join` lets it take effect, in this attempt or in a later one.
+    agent's next event: `effects` gives it, and `Context.join` lets it take effect, in this attempt or in a later one. What
+    agents inside of it write goes with their own events, and the agent's context shows it as soon as they are said.
 
     Args:
         ctx: The agent's context.
@@ -22,8 +22,7 @@ class SideContext(Context):
     __slots__ = ("_ends",)
 
     def __init__(self, ctx: Context, key: str) -> None:
-        state, branch = State(ctx.state.to_dict()), ctx.step_branch(key)
-        super().__init__(ctx._attempt, ctx.agent, state, branch, ctx.path(key), ctx._boundary)
+        super().__init__(ctx._attempt, ctx.agent, ctx.state.aside(), ctx.step_branch(key), ctx.path(key), ctx._boundary)
         self._ends = False
 
     def end_invocation(self) -> None:

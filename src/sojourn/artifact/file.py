@@ -10,16 +10,30 @@ from typing import Any, ParamSpec, TypeVar
 
 from sojourn.artifact.blocking import in_thread
 from sojourn.artifact.filetree import FileTree, OpenVersion, PendingVersion, name_path, session_path, shared_path, user_path
-from sojourn.artifact.rules import Draft, check_target, not_found
+from sojourn.artifact.rules import (
+    ByteRange,
+    Draft,
+    check_expiry,
+    check_names_page,
+    check_target,
+    check_versions_page,
+    no_urls,
+    not_found,
+    page_of_names,
+    page_of_versions,
+)
 from sojourn.artifact.types import Artifact, ArtifactScope, ArtifactVersion
 from sojourn.content import Part
 from sojourn.errors import Unavailable, Unsupported
 from sojourn.ids import check_id
+from sojourn.page import Page
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHUNK_BYTES = 262_144
+_CHUNK_BYTES = 1_048_576
+_WRITE_BYTES = 4 * 1_048_576
+"""What a thread writes at once: changing to it and back costs as much as writing a few hundred kilobytes."""
 
 # What does not get better by trying again, and what to do about it.
 _LASTING = {
@@ -74,9 +88,13 @@ class FileArtifactService:
         try:
             await self._run(pending.open)
             async with aclosing(draft.blocks()) as blocks:
+                waiting: list[bytes | bytearray] = []
                 async for block in blocks:
-                    await self._run(pending.write, block)
-            return await self._run(pending.publish, draft, name_path(scope, name))
+                    waiting.append(block)
+                    if sum(map(len, waiting)) >= _WRITE_BYTES:
+                        await self._run(pending.write, waiting)
+                        waiting = []
+            return await self._run(pending.publish, waiting, draft, name_path(scope, name))
         finally:
             await self._run(pending.close)
 
@@ -85,24 +103,43 @@ class FileArtifactService:
         opened = await self._open(scope, name, version)
         return opened.info.to_part(await self._run(opened.read_all))
 
-    async def open_artifact(self, scope: ArtifactScope, name: str, version: int | None = None) -> Artifact:
-        """Opens a version for reading piece by piece."""
+    async def open_artifact(
+        self, scope: ArtifactScope, name: str, version: int | None = None, *, start: int = 0, end: int | None = None
+    ) -> Artifact:
+        """Opens a version, or a range of its bytes, for reading piece by piece."""
+        check_target(scope, name, version)
+        wanted = ByteRange.of(start, end)
         opened = await self._open(scope, name, version)
-        return Artifact(opened.info, _Chunks(lambda: self._run(opened.read, _CHUNK_BYTES)))
+        start, end = wanted.within(opened.info.size)
+        opened.narrow(start, end)
+        return Artifact(opened.info, _Chunks(lambda: self._run(opened.read, _CHUNK_BYTES)), start, end)
 
-    async def list_artifact_names(self, scope: ArtifactScope) -> list[str]:
+    async def presigned_url(
+        self, scope: ArtifactScope, name: str, version: int | None = None, *, expires_in: float = 900.0
+    ) -> str:
+        """Is not supported."""
+        check_target(scope, name, version)
+        check_expiry(expires_in)
+        raise no_urls("FileArtifactService")
+
+    async def list_artifact_names(self, scope: ArtifactScope, *, limit: int = 100, after: str | None = None) -> Page[str]:
         """The names of the session's artifacts and of the user's."""
         scope.check()
+        limit, last = check_names_page(limit, after)
         owners = (session_path(scope), shared_path(scope))
-        return sorted(await self._run(lambda: [name for owner in owners for name in self._tree.names(owner)]))
+        found = await self._run(lambda: [self._tree.names(owner, last, limit + 1) for owner in owners])
+        return page_of_names((name for names in found for name in names), limit, last)
 
-    async def list_versions(self, scope: ArtifactScope, name: str) -> list[ArtifactVersion]:
-        """All versions of an artifact, oldest first."""
+    async def list_versions(
+        self, scope: ArtifactScope, name: str, *, limit: int = 100, after: str | None = None
+    ) -> Page[ArtifactVersion]:
+        """The versions of an artifact, oldest first."""
         check_target(scope, name)
-        versions = await self._run(self._tree.versions, name_path(scope, name))
-        if not versions:
+        limit, first = check_versions_page(limit, after)
+        versions = await self._run(self._tree.versions, name_path(scope, name), first, limit + 1)
+        if versions is None:
             raise not_found(scope, name)
-        return versions
+        return page_of_versions(versions, limit)
 
     async def delete_artifact(self, scope: ArtifactScope, name: str) -> None:
         """Deletes all versions of an artifact."""
@@ -119,6 +156,8 @@ class FileArtifactService:
         check_id(app_name, "app_name")
         check_id(user_id, "user_id")
         await self._run(self._tree.remove, user_path(app_name, user_id))
+        # Also what another process was about to remove when it died: who has this called counts on it.
+        await self._run(self._tree.tidy)
 
     async def _open(self, scope: ArtifactScope, name: str, version: int | None) -> OpenVersion:
         check_target(scope, name, version)

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from typing import BinaryIO
 
 from sojourn import jsonvalue
@@ -70,6 +71,15 @@ class OpenVersion:
         self.info = info
         self._fd: int | None = fd
         self._left = info.size
+
+    def narrow(self, start: int, end: int) -> None:
+        """Reads only the bytes from `start` to before `end`; to be called before anything is read."""
+        if self._fd is not None:
+            os.lseek(self._fd, start, os.SEEK_SET)
+            if hasattr(os, "posix_fadvise"):
+                # The disk is asked for more at once.
+                os.posix_fadvise(self._fd, start, end - start, os.POSIX_FADV_SEQUENTIAL)
+        self._left = end - start
 
     def read(self, limit: int) -> bytes:
         """The next bytes, at most `limit`; empty at the end.
@@ -125,35 +135,34 @@ class FileTree:
                 return found
         raise _contended(path)
 
-    def versions(self, path: Segments) -> list[ArtifactVersion]:
-        """All versions of the artifact at `path`, oldest first; empty if it does not exist."""
+    def versions(self, path: Segments, first: int, limit: int) -> list[ArtifactVersion] | None:
+        """Versions of the artifact at `path` from `first` on, oldest first; None if it does not exist."""
         infos: list[ArtifactVersion] = []
         with self._directory(path) as name_fd:
-            for number in _numbers(name_fd):
+            numbers = _numbers(name_fd)
+            for number in [n for n in numbers if n >= first][:limit]:
                 found = self._open_number(path, name_fd, number)
                 if found is None:
                     # Versions are deleted all together.
-                    return []
+                    return None
                 found.close()
                 infos.append(found.info)
-        return infos
+        return infos if numbers else None
 
-    def names(self, path: Segments) -> list[str]:
-        """The names of the artifacts directly under `path`."""
-        names = []
+    def names(self, path: Segments, after: str, limit: int) -> list[str]:
+        """The first names of artifacts directly under `path` that come after a name, in the order of their code points."""
         with self._directory(path) as owner_fd:
-            if owner_fd is not None:
-                with os.scandir(owner_fd) as entries:
-                    segments = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-                names = [self._name((*path, segment)) for segment in segments]
-        return [name for name in names if name is not None]
+            if owner_fd is None:
+                return []
+            with os.scandir(owner_fd) as entries:
+                segments = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        candidates = ((name, segment) for segment in segments if (name := self._name((*path, segment))) is not None)
+        ordered = sorted(candidate for candidate in candidates if candidate[0] > after)
+        return list(islice((name for name, segment in ordered if self._exists((*path, segment))), limit))
 
     def remove_artifact(self, path: Segments) -> bool:
         """Removes the artifact at `path`; returns whether there was one."""
-        with self._directory(path) as name_fd:
-            # A directory without versions is what is left of a first save that did not finish.
-            exists = _newest(name_fd) is not None
-        return exists and self.remove(path)
+        return self._exists(path) and self.remove(path)
 
     def remove(self, path: Segments) -> bool:
         """Removes the directory at `path` with all that is in it; returns whether it was there."""
@@ -169,6 +178,12 @@ class FileTree:
                 return False
             os.fsync(parent_fd)
             return True
+
+    def tidy(self) -> None:
+        """Removes what processes that died have left of their work, deletions that they had begun included."""
+        with self._directory((_TMP,)) as tmp_fd:
+            if tmp_fd is not None:
+                remove_abandoned(tmp_fd)
 
     def open_workspace(self) -> Workspace:
         """A directory for work under way. The first call cleans up after dead processes."""
@@ -236,10 +251,13 @@ class FileTree:
         finally:
             os.close(fd)
 
-    def _name(self, path: Segments) -> str | None:
+    def _exists(self, path: Segments) -> bool:
+        # A directory without versions is what is left of a first save that did not finish.
         with self._directory(path) as name_fd:
-            if _newest(name_fd) is None:
-                return None
+            return _newest(name_fd) is not None
+
+    def _name(self, path: Segments) -> str | None:
+        """The name that a directory is for; None if it is not one of an artifact."""
         name = decode_segment(path[-1])
         if name is None and HASH_MARK in path[-1]:
             found = self.open_version(path, None)
@@ -261,18 +279,22 @@ class PendingVersion:
         self._stack.callback(self._workspace.close)
         self._file = self._create(_DATA)
 
-    def write(self, block: bytes | bytearray) -> None:
+    def write(self, blocks: Sequence[bytes | bytearray]) -> None:
         """Writes the next bytes."""
-        self._file.write(block)
-        self._size += len(block)
+        for block in blocks:
+            self._file.write(block)
+            self._size += len(block)
 
-    def publish(self, draft: Draft, path: Segments) -> int:
-        """Puts the version on disk and shows it; returns its number."""
-        _sync(self._file)
+    def publish(self, blocks: Sequence[bytes | bytearray], draft: Draft, path: Segments) -> int:
+        """Writes the last bytes, puts the version on disk and shows it; returns its number."""
+        self.write(blocks)
         # The number is not known before the rename, which comes last; it is the directory's name.
         info = draft.version(0, self._size).model_dump(exclude={"version"})
         meta = self._create(_META)
         meta.write(jsonvalue.encode(info).encode())
+        # Both files are written before the disk is waited for: the first wait does most of the work for the others.
+        meta.flush()
+        _sync(self._file)
         _sync(meta)
         os.fsync(self._workspace.fd)
         return self._tree.publish(self._workspace, path)

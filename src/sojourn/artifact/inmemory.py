@@ -6,10 +6,22 @@ from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
-from sojourn.artifact.rules import Draft, check_target, not_found
+from sojourn.artifact.rules import (
+    ByteRange,
+    Draft,
+    check_expiry,
+    check_names_page,
+    check_target,
+    check_versions_page,
+    no_urls,
+    not_found,
+    page_of_names,
+    page_of_versions,
+)
 from sojourn.artifact.types import USER_PREFIX, Artifact, ArtifactScope, ArtifactVersion
 from sojourn.content import Part
 from sojourn.ids import check_id
+from sojourn.page import Page
 
 _CHUNK_BYTES = 262_144
 
@@ -53,20 +65,39 @@ class InMemoryArtifactService:
         stored = self._find(scope, name, version)
         return stored.info.to_part(stored.data)
 
-    async def open_artifact(self, scope: ArtifactScope, name: str, version: int | None = None) -> Artifact:
-        """Opens a version for reading piece by piece."""
+    async def open_artifact(
+        self, scope: ArtifactScope, name: str, version: int | None = None, *, start: int = 0, end: int | None = None
+    ) -> Artifact:
+        """Opens a version, or a range of its bytes, for reading piece by piece."""
+        check_target(scope, name, version)
+        wanted = ByteRange.of(start, end)
         stored = self._find(scope, name, version)
-        return Artifact(stored.info.model_copy(deep=True), _chunks(stored.data))
+        start, end = wanted.within(stored.info.size)
+        return Artifact(stored.info.model_copy(deep=True), _chunks(stored.data, start, end), start, end)
 
-    async def list_artifact_names(self, scope: ArtifactScope) -> list[str]:
+    async def presigned_url(
+        self, scope: ArtifactScope, name: str, version: int | None = None, *, expires_in: float = 900.0
+    ) -> str:
+        """Is not supported."""
+        check_target(scope, name, version)
+        check_expiry(expires_in)
+        raise no_urls("InMemoryArtifactService")
+
+    async def list_artifact_names(self, scope: ArtifactScope, *, limit: int = 100, after: str | None = None) -> Page[str]:
         """The names of the session's artifacts and of the user's."""
         scope.check()
+        limit, last = check_names_page(limit, after)
         owned = self._users.get((scope.app_name, scope.user_id), {})
-        return sorted([*owned.get(None, {}), *owned.get(scope.session_uid, {})])
+        return page_of_names([*owned.get(None, {}), *owned.get(scope.session_uid, {})], limit, last)
 
-    async def list_versions(self, scope: ArtifactScope, name: str) -> list[ArtifactVersion]:
-        """All versions of an artifact, oldest first."""
-        return [stored.info.model_copy(deep=True) for stored in self._versions(scope, name)]
+    async def list_versions(
+        self, scope: ArtifactScope, name: str, *, limit: int = 100, after: str | None = None
+    ) -> Page[ArtifactVersion]:
+        """The versions of an artifact, oldest first."""
+        check_target(scope, name)
+        limit, first = check_versions_page(limit, after)
+        versions = self._versions(scope, name)[first : first + limit + 1]
+        return page_of_versions([stored.info.model_copy(deep=True) for stored in versions], limit)
 
     async def delete_artifact(self, scope: ArtifactScope, name: str) -> None:
         """Deletes all versions of an artifact."""
@@ -103,6 +134,6 @@ def _owner(scope: ArtifactScope, name: str) -> str | None:
     return None if name.startswith(USER_PREFIX) else scope.session_uid
 
 
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), _CHUNK_BYTES):
-        yield data[start : start + _CHUNK_BYTES]
+async def _chunks(data: bytes, start: int, end: int) -> AsyncIterator[bytes]:
+    for at in range(start, end, _CHUNK_BYTES):
+        yield data[at : min(at + _CHUNK_BYTES, end)]

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from sojourn import jsonvalue, platform
 from sojourn.artifact.types import ArtifactScope, ArtifactVersion, check_version
 from sojourn.content import Part
-from sojourn.errors import InvalidInput, NotFound, Unavailable
+from sojourn.errors import InvalidInput, NotFound, Unavailable, Unsupported
 from sojourn.ids import check_artifact_name, check_id
+from sojourn.page import Page, check_page
 
 BLOCK_BYTES = 1_048_576
 """Small pieces of a stream are joined until they reach this size, so that each write is worth its cost."""
 
 DEFAULT_MIME_TYPE = "application/octet-stream"
 
+MAX_EXPIRY = 604_800
+"""Seconds for which a presigned URL may be good: what S3, GCS and Azure all allow."""
+
 # Visible ASCII, since it becomes a header when the artifact is served.
 _MIME_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
 _MAX_MIME_TYPE = 256
+_VERSION_TOKEN = re.compile("0|[1-9][0-9]{0,17}")
 _BYTES = (bytes, bytearray, memoryview)
 
 
@@ -88,6 +95,10 @@ class Draft:
         async for piece in self.body:
             if not isinstance(piece, _BYTES):
                 raise _invalid_data(f"the stream for artifact {self.name!r} gave a {type(piece).__name__}")
+            if not block and type(piece) is bytes and len(piece) >= BLOCK_BYTES:
+                # Nobody can change it, so it need not be copied.
+                yield piece
+                continue
             block += piece
             if len(block) >= BLOCK_BYTES:
                 yield block
@@ -106,6 +117,97 @@ def check_target(scope: ArtifactScope, name: str, version: int | None = None) ->
     check_artifact_name(name)
     if version is not None:
         check_version(version)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """The bytes of a version that somebody wants to read."""
+
+    start: int
+    end: int | None
+
+    @classmethod
+    def of(cls, start: object, end: object) -> ByteRange:
+        """Checks the range that is given to `open_artifact`.
+
+        Raises:
+            InvalidInput: `artifact.invalid_range`.
+        """
+        if not _is_offset(start) or not (end is None or (_is_offset(end) and end >= start)):
+            raise InvalidInput(
+                f"bytes {start!r} to {end!r} are no range; give a start from 0 on and an end that is not before it",
+                code="artifact.invalid_range",
+            )
+        return cls(start, end)
+
+    def within(self, size: int) -> tuple[int, int]:
+        """The first byte and the one to stop before, of bytes of this size."""
+        end = size if self.end is None else min(self.end, size)
+        return min(self.start, end), end
+
+
+def _is_offset(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def check_names_page(limit: object, after: object) -> tuple[int, str]:
+    """Checks the arguments of a page of names; gives the name that the page starts after, "" for the first page.
+
+    Raises:
+        InvalidInput: `page.invalid`.
+    """
+    size = check_page(limit)
+    try:
+        return size, "" if after is None else check_artifact_name(after)
+    except InvalidInput:
+        raise _invalid_token(after) from None
+
+
+def check_versions_page(limit: object, after: object) -> tuple[int, int]:
+    """Checks the arguments of a page of versions; gives the version that the page starts with.
+
+    Raises:
+        InvalidInput: `page.invalid`.
+    """
+    size = check_page(limit)
+    if after is None:
+        return size, 0
+    if isinstance(after, str) and _VERSION_TOKEN.fullmatch(after):
+        return size, int(after) + 1
+    raise _invalid_token(after)
+
+
+def page_of_names(names: Iterable[str], limit: int, after: str) -> Page[str]:
+    """The page after a name, of names in any order."""
+    items = heapq.nsmallest(limit + 1, (name for name in names if name > after))
+    return Page(items[:limit], items[limit - 1] if len(items) > limit else None)
+
+
+def page_of_versions(infos: list[ArtifactVersion], limit: int) -> Page[ArtifactVersion]:
+    """The page of the first `limit` versions; the list goes on beyond them if there are more."""
+    return Page(infos[:limit], str(infos[limit - 1].version) if len(infos) > limit else None)
+
+
+def _invalid_token(token: object) -> InvalidInput:
+    return InvalidInput(f"{token!r} is not a page token; pass Page.next of the page before", code="page.invalid")
+
+
+def check_expiry(seconds: object) -> int:
+    """The whole seconds for which a presigned URL is to be good.
+
+    Raises:
+        InvalidInput: `artifact.invalid_expiry`.
+    """
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 1 <= seconds <= MAX_EXPIRY:
+        return math.floor(seconds)
+    raise InvalidInput(f"expires_in is {seconds!r}; give 1 to {MAX_EXPIRY} seconds", code="artifact.invalid_expiry")
+
+
+def no_urls(service: str) -> Unsupported:
+    """There are no presigned URLs for what is kept there."""
+    return Unsupported(
+        f"{service} has no presigned URLs; load the artifact, or keep artifacts in S3ArtifactService", code="artifact.no_urls"
+    )
 
 
 def storable_mime_type(given: str) -> str:

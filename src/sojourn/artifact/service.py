@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from sojourn.artifact.types import Artifact, ArtifactScope, ArtifactVersion
 from sojourn.content import Part
+from sojourn.page import Page
 
 
 @runtime_checkable
@@ -79,31 +80,80 @@ class ArtifactService(Protocol):
         """
         ...
 
-    async def open_artifact(self, scope: ArtifactScope, name: str, version: int | None = None) -> Artifact:
-        """Opens a version for reading piece by piece, however large it is.
+    async def open_artifact(
+        self, scope: ArtifactScope, name: str, version: int | None = None, *, start: int = 0, end: int | None = None
+    ) -> Artifact:
+        """Opens a version, or a range of its bytes, for reading piece by piece, however large it is.
 
-        What was opened can be read to the end even if it is deleted meanwhile.
+        What was opened can be read to the end even if it is deleted meanwhile, unless a connection to the storage breaks:
+        reading raises `artifact.not_found` then.
 
         Args:
             scope: The session.
             name: The artifact.
             version: Which one; the newest if omitted.
+            start: The first byte to read, counted from 0. There are none from the size on.
+            end: The byte to stop before; the size if omitted or larger. With `end=0` no bytes are read, and `Artifact.info`
+                tells what is known of the version.
 
         Raises:
             NotFound: `artifact.not_found`.
-            InvalidInput: `artifact.invalid_version`.
+            InvalidInput: `artifact.invalid_version`; `artifact.invalid_range` for a bound that is no integer from 0 on, or
+                an `end` before `start`.
         """
         ...
 
-    async def list_artifact_names(self, scope: ArtifactScope) -> list[str]:
-        """The names of the session's artifacts and of the user's `user:` ones, in the order of their code points."""
-        ...
+    async def presigned_url(
+        self, scope: ArtifactScope, name: str, version: int | None = None, *, expires_in: float = 900.0
+    ) -> str:
+        """A URL from which anybody who has it can download a version for a while, without any other credentials.
 
-    async def list_versions(self, scope: ArtifactScope, name: str) -> list[ArtifactVersion]:
-        """All versions of an artifact, oldest first.
+        The bytes come as they are, with their MIME type, as a download. A deleted version cannot be downloaded.
+
+        Args:
+            scope: The session.
+            name: The artifact.
+            version: Which one; the newest if omitted.
+            expires_in: For how many seconds, 1 to 604,800 (a week). Fractions are dropped.
 
         Raises:
             NotFound: `artifact.not_found`.
+            InvalidInput: `artifact.invalid_version`, `artifact.invalid_expiry`.
+            Unsupported: `artifact.no_urls` where the storage has none; told before it is looked whether the artifact exists.
+        """
+        ...
+
+    async def list_artifact_names(self, scope: ArtifactScope, *, limit: int = 100, after: str | None = None) -> Page[str]:
+        """The names of the session's artifacts and of the user's `user:` ones, in the order of their code points.
+
+        A name that comes or goes between two pages neither repeats nor hides another.
+
+        Args:
+            scope: The session.
+            limit: At most this many, 1 to 1,000.
+            after: `Page.next` of the page before.
+
+        Raises:
+            InvalidInput: `page.invalid` for a limit or a token that cannot be.
+        """
+        ...
+
+    async def list_versions(
+        self, scope: ArtifactScope, name: str, *, limit: int = 100, after: str | None = None
+    ) -> Page[ArtifactVersion]:
+        """The versions of an artifact, oldest first.
+
+        Versions saved between two pages are on a later page.
+
+        Args:
+            scope: The session.
+            name: The artifact.
+            limit: At most this many, 1 to 1,000.
+            after: `Page.next` of the page before.
+
+        Raises:
+            NotFound: `artifact.not_found`, also if it was deleted since the page before.
+            InvalidInput: `page.invalid` for a limit or a token that cannot be.
         """
         ...
 

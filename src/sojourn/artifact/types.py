@@ -97,16 +97,20 @@ class ArtifactVersion(Value):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A version opened for reading.
+    """A version, or a range of its bytes, opened for reading.
 
     Attributes:
-        info: What is known of the version.
-        chunks: Its bytes, piece by piece, in order; to be iterated once. No piece is empty. What it holds open is
+        info: What is known of the version; `info.size` is that of all of it.
+        chunks: The bytes, piece by piece, in order; to be iterated once. No piece is empty. What it holds open is
             released at the end, or when the iterator is dropped.
+        start: The first byte of the range, counted from 0.
+        end: The byte that the range stops before.
     """
 
     info: ArtifactVersion
     chunks: AsyncIterator[bytes]
+    start: int
+    end: int
 
     async def read(self) -> bytes:
         """All bytes that `chunks` has not given yet."""

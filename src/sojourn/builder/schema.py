@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from sojourn.agents.per_user import IDLE_SECONDS, MAX_KEPT
 from sojourn.builder.source import Source
+from sojourn.data.pruning import Retention
 from sojourn.run.config import RunConfig
 
 DOTTED_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
@@ -312,14 +313,36 @@ SubAgent = Annotated[
 # -- the rest -----------------------------------------------------------------------------------------------------------
 
 
+class EmbedderConfig(Section):
+    """What makes vectors of texts, so that memory is found by what it means."""
+
+    model: str = Field(
+        min_length=1,
+        description="minilm, a model on this machine; or the name by which a server knows its model.",
+    )
+    dimensions: int | None = Field(None, ge=1, description="How many numbers the vectors have; needed unless it is minilm.")
+    base_url: Url | None = Field(
+        None, description="Address of a server that speaks OpenAI's protocol for embeddings; OpenAI's if omitted."
+    )
+    api_key: SecretStr | None = Field(
+        None, min_length=1, description="The key, as ${NAME}. Without it and base_url, OPENAI_API_KEY is read."
+    )
+    timeout: float = Field(10.0, gt=0, description="Seconds that one request may take.")
+
+
 class ServicesConfig(Section):
     """Where things are kept. Paths are relative to the config's directory."""
 
     session: str | None = Field(
         None, description="Sessions and runs: sqlite:///app.db, or memory. Left to who runs the app if omitted."
     )
-    artifacts: str | None = Field(None, description="A directory, memory, or none.")
-    memory: str | None = Field(None, description="memory, or none.")
+    artifacts: str | None = Field(None, description="A directory, s3://bucket/prefix, memory, or none.")
+    memory: str | None = Field(
+        None, description="sqlite:///app.db, postgresql://…, qdrant+http://host:6333, qdrant:///directory, memory, or none."
+    )
+    embedder: EmbedderConfig | None = Field(
+        None, description="Finds what is in memory by what it means, too. By words alone if omitted."
+    )
     memory_ingest: Literal["on_run_end", "manual"] = Field(
         "manual", description="on_run_end: what a run has said is added to the user's memory when it has completed."
     )
@@ -338,6 +361,23 @@ class LimitsConfig(Section):
     token_window: float | None = Field(
         None, gt=0, description="Seconds; a day by default. Counted by the hour, each until all of it has passed."
     )
+
+
+class RetentionConfig(Section):
+    """How long the app's data is kept."""
+
+    ttl: float | None = Field(
+        None, ge=0, description="Seconds after its last activity after which a session is removed; never by default."
+    )
+    max_events: int | None = Field(
+        None, ge=0, description="Of each session, at least so many newest events stay; older runs are removed."
+    )
+    max_age: float | None = Field(None, ge=0, description="Seconds after its end after which a run is removed.")
+    every: float = Field(3600.0, ge=1, description="Seconds from one round to the next.")
+
+    def to_retention(self) -> Retention:
+        """The same as a plain `Retention`."""
+        return Retention(ttl=self.ttl, max_events=self.max_events, max_age=self.max_age, every=self.every)
 
 
 class RunSettings(Section, RunConfig):
@@ -369,6 +409,7 @@ class AppConfig(Section):
     agents: dict[str, AgentEntry] = Field(min_length=1, description="Agents by name.")
     services: ServicesConfig = Field(default_factory=ServicesConfig, description="Where things are kept.")
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much may run at once, and be spent.")
+    retention: RetentionConfig | None = Field(None, description="How long data is kept; for ever if omitted.")
     run_config: RunSettings = Field(default_factory=RunSettings, description="How runs run.")
     plugins: list[Dotted] = Field(default_factory=list, description="Plugins, or their classes: package.module:name.")
     transfer_policy: Dotted | None = Field(None, description="Asked before each hand-over: package.module:name.")

@@ -87,6 +87,8 @@ class WorkflowBuilder:
         fields: dict[str, Any] = {"app_name": app.app_name, "run_config": app.run_config.to_run_config()}
         fields |= _limits(app)
         fields["memory_ingest"] = app.services.memory_ingest
+        if app.retention is not None:
+            fields["retention"] = app.retention.to_retention()
         fields["session_service"] = making.tried(("services", "session"), lambda: session_service(app, making.once))
         fields["artifact_service"] = making.tried(("services", "artifacts"), lambda: artifact_service(app, making.once))
         fields["memory_service"] = making.tried(("services", "memory"), lambda: memory_service(app, making.once))

@@ -165,6 +165,10 @@ class _Told:
         for name in ("session", "artifacts", "memory"):
             if (place := getattr(services, name)) is not None:
                 yield f"{name}: {self._address(('services', name), place)}"
+        if (embedder := services.embedder) is not None:
+            path = ("services", "embedder")
+            at = "" if embedder.base_url is None else f" at {self._address((*path, 'base_url'), embedder.base_url)}"
+            yield f"embedder: {self.shown((*path, 'model'), embedder.model)}{at}"
 
     def settings(self, key: str, section: Section) -> Iterator[str]:
         for name, value in section.model_dump(mode="json", exclude_unset=True).items():

@@ -53,11 +53,13 @@ async def all_events(store: Store, session: Session, *, superseded: bool) -> Asy
             return
 
 
-async def events_of_run(store: Store, run_uid: int) -> list[Event]:
-    """The agents' events of a run, superseded ones included."""
+async def events_of_run(store: Store, record: RunRecord) -> list[Event]:
+    """The agents' events of a run, superseded ones included; none if retention has removed them."""
     found: list[Event] = []
+    if record.trimmed:
+        return found
     while True:
-        page = await store.run_events(run_uid, after=found[-1].pos or 0 if found else 0, limit=PAGE)
+        page = await store.run_events(record.uid, after=found[-1].pos or 0 if found else 0, limit=PAGE)
         found += page
         if len(page) < PAGE:
             return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from sojourn.cli.listing import all_sessions
 from sojourn.cli.options import apps_in_question
@@ -10,6 +11,8 @@ from sojourn.errors import InvalidInput, NotFound
 from sojourn.run.store import Store
 from sojourn.run.types import RunRecord
 from sojourn.session.types import Session
+
+T = TypeVar("T")
 
 
 async def find_run(store: Store, run_id: str, app_name: str | None, user_id: str | None) -> RunRecord:
@@ -26,20 +29,17 @@ async def find_run(store: Store, run_id: str, app_name: str | None, user_id: str
         InvalidInput: `run.ambiguous` if several apps, or several users of one, have such a run; `id.invalid`.
     """
     apps = await apps_in_question(store, app_name)
-    found = [record for app in apps if (record := await _run_of(store, app, run_id, user_id)) is not None]
-    if not found:
-        raise NotFound(f"{_none(apps)} a run {run_id!r}", code="run.not_found")
-    if len(found) > 1:
-        having = ", ".join(record.app_name for record in found)
-        raise InvalidInput(f"several apps have a run {run_id!r}: {having}; say which with --app", code="run.ambiguous")
-    return found[0]
+    found = [record for app in apps for record in await _runs_of(store, app, run_id, user_id)]
+    having = ", ".join(record.app_name for record in found)
+    several = InvalidInput(f"several apps have a run {run_id!r}: {having}; say which with --app", code="run.ambiguous")
+    return _the_only(found, NotFound(f"{_none(apps)} a run {run_id!r}", code="run.not_found"), several)
 
 
-async def _run_of(store: Store, app_name: str, run_id: str, user_id: str | None) -> RunRecord | None:
+async def _runs_of(store: Store, app_name: str, run_id: str, user_id: str | None) -> list[RunRecord]:
     try:
-        return await store.get_run(app_name, run_id, user_id)
+        return [await store.get_run(app_name, run_id, user_id)]
     except NotFound:
-        return None
+        return []
     except InvalidInput as error:
         if error.code != "run.ambiguous":
             raise
@@ -63,12 +63,9 @@ async def find_session(store: Store, session_id: str, app_name: str | None, user
     """
     apps = await apps_in_question(store, app_name)
     found = [session for app in apps for session in await _sessions_of(store, app, session_id, user_id)]
-    if not found:
-        whose = f" of user {user_id!r}" if user_id is not None else ""
-        raise NotFound(f"{_none(apps)} a session {session_id!r}{whose}", code="session.not_found")
-    if len(found) > 1:
-        raise _ambiguous(session_id, found)
-    return found[0]
+    whose = f" of user {user_id!r}" if user_id is not None else ""
+    none = NotFound(f"{_none(apps)} a session {session_id!r}{whose}", code="session.not_found")
+    return _the_only(found, none, _ambiguous(session_id, found))
 
 
 async def _sessions_of(store: Store, app_name: str, session_id: str, user_id: str | None) -> list[Session]:
@@ -89,6 +86,15 @@ def _ambiguous(session_id: str, found: Sequence[Session]) -> InvalidInput:
         more = " and --user" if len(apps) < len(found) else ""
         having = f"apps have a session {session_id!r}: {whose}; say which with --app{more}"
     return InvalidInput(f"several {having}", code="session.ambiguous")
+
+
+def _the_only(found: Sequence[T], none: NotFound, several: InvalidInput) -> T:
+    """What was found; `none` or `several` is raised if it is not one."""
+    if not found:
+        raise none
+    if len(found) > 1:
+        raise several
+    return found[0]
 
 
 def _none(apps: Sequence[str]) -> str:

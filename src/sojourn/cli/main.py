@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sojourn.cli import keys, runs, serve, sessions
+from sojourn.cli import data, keys, runs, serve, sessions
 from sojourn.cli.chat import chat
 from sojourn.cli.execute import Job, execute
 from sojourn.cli.failures import ExitCode
@@ -50,6 +50,7 @@ app = typer.Typer(
 app.add_typer(sessions.commands, name="sessions")
 app.add_typer(runs.commands, name="runs")
 app.add_typer(keys.commands, name="keys")
+app.add_typer(data.commands, name="data")
 app.command()(usage)
 app.command()(serve.serve)
 

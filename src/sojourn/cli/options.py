@@ -13,11 +13,12 @@ from typing import Annotated
 import typer
 
 from sojourn.artifact.file import FileArtifactService
+from sojourn.artifact.place import artifact_service_at
 from sojourn.artifact.service import ArtifactService
 from sojourn.errors import InvalidInput, NotFound, Unavailable
 from sojourn.run.store import Store
 from sojourn.store.database import DatabaseSessionService
-from sojourn.store.sqlite.executor import Role
+from sojourn.store.role import Role
 
 HOME = Path(".sojourn")
 DEFAULT_DB = str(HOME / "sojourn.db")
@@ -42,13 +43,24 @@ BaseUrlOption = Annotated[
         show_default=False,
     ),
 ]
-DbOption = Annotated[str, typer.Option("--db", metavar="PATH|URL", help="The database: a file, or a URL like sqlite:///my.db.")]
+DbOption = Annotated[
+    str, typer.Option("--db", metavar="PATH|URL", help="The database: a file, or a URL: sqlite:///my.db, postgresql://….")
+]
 RunDbOption = Annotated[
     str | None,
     typer.Option(
         "--db",
         metavar="PATH|URL",
         help=f"The database, in place of {DEFAULT_DB} and of what the agent's own code names.",
+        show_default=False,
+    ),
+]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        metavar="PLACE",
+        help="Where artifacts are kept, a directory or s3://bucket/prefix; beside the database by default.",
         show_default=False,
     ),
 ]
@@ -85,7 +97,7 @@ class Storage:
 
     Attributes:
         store: Sessions and runs.
-        artifacts: Their artifacts: in the directory `artifacts` beside the database file.
+        artifacts: Their artifacts: in the directory `artifacts` beside the database file, unless the user says otherwise.
     """
 
     store: Store
@@ -93,13 +105,14 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_storage(db: str, *, create: bool, role: Role) -> AsyncIterator[Storage]:
+async def open_storage(db: str, *, create: bool, role: Role, artifacts: str | None = None) -> AsyncIterator[Storage]:
     """Opens the database of a command, and closes it at the end.
 
     Args:
         db: A path or a URL.
         create: Whether to create a database that does not exist.
         role: `client` for a command that executes no runs.
+        artifacts: Where artifacts are kept, a directory or a URL; beside the database if None.
 
     Raises:
         NotFound: `store.not_found` if there is none and none is to be created.
@@ -115,7 +128,8 @@ async def open_storage(db: str, *, create: bool, role: Role) -> AsyncIterator[St
         _make_home()
     store = open_store(db, role)
     try:
-        yield Storage(store, FileArtifactService((path.parent if path is not None else HOME) / "artifacts"))
+        beside = (path.parent if path is not None else HOME) / "artifacts"
+        yield Storage(store, FileArtifactService(beside) if artifacts is None else artifact_service_at(artifacts))
     finally:
         await store.close()
 
@@ -146,9 +160,39 @@ def keys_path(db: str, *, create: bool = False) -> Path:
     return (path.parent if path is not None else HOME) / "keys.json"
 
 
+def database_path(db: str) -> Path:
+    """The file of a SQLite database, of which the directory is made if it is the default one.
+
+    Raises:
+        InvalidInput: `store.invalid_url` if it is none.
+        Unavailable: The directory cannot be made.
+    """
+    path = _file_of(db)
+    if path is None or db in ("", ":memory:"):
+        raise InvalidInput("--db names no file; give it a path, or a URL like sqlite:///my.db", code="store.invalid_url")
+    if is_default(db):
+        _make_home()
+    return path
+
+
 def is_default(db: str) -> bool:
     """Whether that is the database that is used if none is named."""
     return _file_of(db) == _file_of(DEFAULT_DB)
+
+
+def shown(db: str) -> str:
+    """A database as it may be shown: a password in its URL is left out, for the driver also looks for one elsewhere."""
+    if "://" not in db or _file_of(db) is not None:
+        return db
+    scheme, _, rest = db.partition("://")
+    # The last "@": one that stands in a password is to be left out with it.
+    user, at, rest = rest.rpartition("@")
+    rest, question, query = rest.partition("?")
+    kept = "&".join(pair for pair in query.split("&") if pair.partition("=")[0].lower() not in _SECRET)
+    return f"{scheme}://{user.partition(':')[0]}{at}{rest}{question if kept else ''}{kept}"
+
+
+_SECRET = ("password", "sslpassword", "passfile")
 
 
 def _file_of(db: str) -> Path | None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sojourn import jsonvalue
-from sojourn.cli.options import is_default
+from sojourn.cli.options import is_default, shown
 from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.screen import Screen
 from sojourn.errors import InvalidInput
 from sojourn.run.types import Interrupt
-from sojourn.runner.answering import check_answer
+from sojourn.runner.submitting.answering import check_answer
 
 _KINDS = {"boolean": "yes or no", "string": "text", "integer": "a whole number", "number": "a number"}
 _YES_NO = {"y": True, "yes": True, "n": False, "no": False}
@@ -104,7 +104,7 @@ class AnswerCommand:
         if self.target:
             words += ["--target", self.target, *(self.other_model.words if self.other_model is not None else ())]
         if not is_default(self.db):
-            words += ["--db", self.db]
+            words += ["--db", shown(self.db)]
         return shlex.join(words)
 
     def show(self, screen: Screen, interrupts: Sequence[Interrupt]) -> None:

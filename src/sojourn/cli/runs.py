@@ -41,9 +41,9 @@ from sojourn.errors import Conflict, InvalidInput, NotFound
 from sojourn.run.status import RunStatus
 from sojourn.run.store import Store
 from sojourn.run.types import Interrupt, RunQuery, RunRecord
-from sojourn.runner.answering import give_answer
 from sojourn.runner.runner import Runner
-from sojourn.store.sqlite.executor import Role
+from sojourn.runner.submitting.answering import give_answer
+from sojourn.store.role import Role
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, cancel, answer and retry runs.")
 
@@ -95,7 +95,7 @@ def show(
             store = storage.store
             record = await find_run(store, run, app, user)
             asked = await store.list_interrupts(record.app_name, user_id=record.user_id, run_uid=record.uid, open_only=False)
-            story = timeline.RunStory(record, await events_of_run(store, record.uid), await store.list_steps(record.uid), asked)
+            story = timeline.RunStory(record, await events_of_run(store, record), await store.list_steps(record.uid), asked)
             screen.line(_heading(record), "bold")
             screen.table(("TIME", "WHAT", "TOOK", "TOKENS", ""), timeline.rows(timeline.timeline(story)))
             waiting = [i for i in asked if i.status == "open"]

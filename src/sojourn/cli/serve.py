@@ -7,14 +7,14 @@ import logging
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sojourn.artifact.file import FileArtifactService
+from sojourn.artifact.place import artifact_service_at
 from sojourn.artifact.service import ArtifactService
 from sojourn.cli.execute import Job
 from sojourn.cli.interrupts import CtrlC
@@ -27,11 +27,14 @@ from sojourn.cli.options import (
     VerboseOption,
     keys_path,
     open_storage,
+    shown,
 )
 from sojourn.cli.othermodel import OtherModel
 from sojourn.cli.screen import Screen
 from sojourn.cli.target import Target, load_target
 from sojourn.errors import Unavailable, Unsupported
+from sojourn.run.store import Store
+from sojourn.runner.config import RunnerConfig
 from sojourn.runner.runner import Runner
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
     from sojourn.server.config import ServerConfig
 
 LOOPBACK = "127.0.0.1"
+
+MAX_BODY_BYTES = 16 * 2**20
+HEARTBEAT_SECONDS = 15.0
 
 _NEEDED = ("fastapi", "httptools", "httpx", "joserfc", "prometheus_client", "starlette", "uvicorn", "websockets")
 
@@ -83,9 +89,10 @@ class ServeOptions:
         other_model: A model in place of those of their agents.
         app_name: The app; the target's own if None.
         db: The database; None for the default one, unless a target has its own.
-        artifacts: The directory of artifacts; None for the one beside the database.
+        artifacts: Where artifacts are kept, a directory or a URL; None for the directory beside the database.
         host: The address to listen on.
         port: The port; 0 for any.
+        max_concurrency: Runs of each app that execute at once; the target's own number if None.
         grace: Seconds that runs have at the end.
         keys: The file of API keys, if callers are identified by them.
         config: Makes what else the server needs to know.
@@ -101,6 +108,7 @@ class ServeOptions:
     artifacts: str | None = None
     host: str = LOOPBACK
     port: int = 8000
+    max_concurrency: int | None = None
     grace: float = 30.0
     keys: Path | None = None
     config: Callable[[], ServerConfig] = field()
@@ -147,6 +155,12 @@ def serve(
         list[str] | None,
         typer.Option("--allow-origin", metavar="ORIGIN", help="Whose pages may use it (CORS); repeatable.", show_default=False),
     ] = None,
+    max_concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--max-concurrency", metavar="N", min=0, help="Runs of each app at once; 0 for no bound.", show_default="100"
+        ),
+    ] = None,
     on_disconnect: Annotated[
         OnDisconnect,
         typer.Option("--on-disconnect", help="What becomes of a run of /run, /run_sse or /run_live whose client has gone."),
@@ -161,6 +175,12 @@ def serve(
             "--max-unfinished-runs-per-user", metavar="N", min=1, help="Runs of a user at the same time.", show_default=False
         ),
     ] = None,
+    max_body_bytes: Annotated[
+        int, typer.Option("--max-body-bytes", metavar="N", min=1, help="Size of a request's body.")
+    ] = MAX_BODY_BYTES,
+    heartbeat: Annotated[
+        float, typer.Option("--heartbeat", metavar="SECONDS", min=0.1, help="How often a stream with nothing to say says so.")
+    ] = HEARTBEAT_SECONDS,
     public_metrics: Annotated[bool, typer.Option("--public-metrics", help="Let everybody read /metrics.")] = False,
     grace: Annotated[
         float, typer.Option("--grace", metavar="SECONDS", min=0, help="How long runs may take when it is told to stop.")
@@ -175,7 +195,10 @@ def serve(
     artifacts: Annotated[
         str | None,
         typer.Option(
-            "--artifacts", metavar="DIR", help="Where to keep artifacts; beside the database by default.", show_default=False
+            "--artifacts",
+            metavar="PLACE",
+            help="Where to keep artifacts, a directory or s3://bucket/prefix; beside the database by default.",
+            show_default=False,
         ),
     ] = None,
     verbose: VerboseOption = False,
@@ -196,6 +219,8 @@ def serve(
             allowed_hosts=tuple(hosts),
             allowed_origins=tuple(allow_origin or ()),
             on_disconnect=on_disconnect.value,
+            heartbeat=heartbeat,
+            max_body_bytes=max_body_bytes,
             rate_per_user=rate_per_user,
             max_unfinished_runs_per_user=max_unfinished_runs_per_user,
             public_metrics=public_metrics,
@@ -209,6 +234,7 @@ def serve(
         artifacts=artifacts,
         host=host,
         port=port,
+        max_concurrency=max_concurrency,
         grace=grace,
         keys=keys_path(DEFAULT_DB if db is None else db) if Auth.KEYS in auth else None,
         config=config,
@@ -248,12 +274,8 @@ async def serve_targets(screen: Screen, ctrl_c: CtrlC, options: ServeOptions) ->
         storage = await stack.enter_async_context(open_storage(db, create=True, role="executor"))
         artifacts: ArtifactService = storage.artifacts
         if options.artifacts is not None:
-            artifacts = FileArtifactService(options.artifacts)
-        own = options.db is None
-        runners = [
-            Runner(target.runner_config(storage.store, artifacts, app_name=options.app_name, own_services=own))
-            for target in targets
-        ]
+            artifacts = artifact_service_at(options.artifacts)
+        runners = [Runner(_runner_config(target, storage.store, artifacts, options)) for target in targets]
         stack.enter_context(logging_to(format=options.log_format.value, level=level))
         stack.enter_context(exporting() if options.exports else nullcontext())
 
@@ -262,11 +284,16 @@ async def serve_targets(screen: Screen, ctrl_c: CtrlC, options: ServeOptions) ->
             names = ", ".join(runner.app_name for runner in runners)
             screen.note(f"serving {names}; the API is described in {url}/openapi.json; Ctrl-C stops")
             if options.keys is not None and not _has_keys(options.keys):
-                database = "" if options.db is None else f" --db {shlex.quote(options.db)}"
+                database = "" if options.db is None else f" --db {shlex.quote(shown(options.db))}"
                 screen.note(f"there is no API key that is valid; make one by: sojourn keys add USER{database}")
 
         await serve_runners(runners, config, options.host, options.port, grace=options.grace, on_started=started)
     return 0
+
+
+def _runner_config(target: Target, store: Store, artifacts: ArtifactService, options: ServeOptions) -> RunnerConfig:
+    config = target.runner_config(store, artifacts, app_name=options.app_name, own_services=options.db is None)
+    return config if options.max_concurrency is None else replace(config, max_concurrency=options.max_concurrency)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sojourn.artifact.types import ArtifactScope
+from sojourn.cli.confirm import check_somebody_confirms, confirmed
 from sojourn.cli.execute import execute
 from sojourn.cli.interrupts import CtrlC
 from sojourn.cli.listing import all_events, all_runs, all_sessions
@@ -17,6 +17,7 @@ from sojourn.cli.lookup import find_session
 from sojourn.cli.options import (
     DEFAULT_DB,
     AppOption,
+    ArtifactsOption,
     DbOption,
     LimitOption,
     OfAppOption,
@@ -25,7 +26,6 @@ from sojourn.cli.options import (
     open_storage,
     resolve_app,
 )
-from sojourn.cli.readers import LineReader
 from sojourn.cli.screen import Screen
 from sojourn.cli.transcript import clock_text, print_transcript
 from sojourn.run.store import Store
@@ -117,16 +117,18 @@ def rm(
     app: OfAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
+    artifacts: ArtifactsOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Delete a session with its events, runs, state and artifacts."""
-    if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter("nobody is there to confirm; give it to delete without being asked", param_hint="--yes")
+    check_somebody_confirms(yes)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_storage(db, create=False, role="client", artifacts=artifacts) as storage:
             found = await find_session(storage.store, session, app, user)
-            if not yes and not await _confirmed(screen, ctrl_c, found):
+            what = f"{found.event_count} events and its artifacts"
+            question = f"Delete session {found.id} of user {found.user_id} with its {what}?"
+            if not yes and not await confirmed(screen, ctrl_c, question):
                 screen.note("nothing was deleted")
                 return 1
             app_name, user_id, session_id = found.key
@@ -154,16 +156,6 @@ async def exported(store: Store, session: Session) -> dict[str, object]:
             }
         )
     return {"session": session_to_wire(full), "state": full.state, "events": events, "runs": runs}
-
-
-async def _confirmed(screen: Screen, ctrl_c: CtrlC, session: Session) -> bool:
-    screen.tell(
-        f"Delete session {session.id} of user {session.user_id} with its {session.event_count} events and its artifacts?"
-    )
-    try:
-        return (await LineReader(screen, ctrl_c).read("[y/N] ")).strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def _row(session: Session) -> list[str]:

@@ -13,6 +13,16 @@ _LENGTH_WEIGHT = 0.75
 """How much long texts are held back, from 0 to 1 (`b`)."""
 
 
+def rarity(having: int, total: int) -> float:
+    """How much a word tells that `having` of `total` texts have; above 0."""
+    return math.log1p((total - having + 0.5) / (having + 0.5))
+
+
+def handicap(length: int, average: float) -> float:
+    """What holds a text of `length` words back: one that has a word `n` times gets `n / (n + handicap)` of its rarity."""
+    return _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * length / average)
+
+
 class Bm25Index:
     """Which texts have which words, by the key of the text.
 
@@ -55,9 +65,8 @@ class Bm25Index:
         average = self._total_length / max(len(self._lengths), 1)
         for word in dict.fromkeys(words):
             having = self._occurrences.get(word, {})
-            rarity = math.log1p((len(self._lengths) - len(having) + 0.5) / (len(having) + 0.5))
-            best += rarity
+            rare = rarity(len(having), len(self._lengths))
+            best += rare
             for key, count in having.items():
-                length = 1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * self._lengths[key] / average
-                scores[key] += rarity * count / (count + _SATURATION * length)
+                scores[key] += rare * count / (count + handicap(self._lengths[key], average))
         return {key: score / best for key, score in scores.items()}

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.bm25 import Bm25Index
-from sojourn.memory.rules import changes_of, check_owner, check_query, checked, copied, entries_of
-from sojourn.memory.types import Memory
+from sojourn.memory.rules import changes_of, check_owner, check_query, checked, copied, entries_of, marks_of, meets
+from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.memory.words import words_of
 from sojourn.page import Page, check_page, page_after, page_token
 
@@ -92,15 +92,25 @@ class InMemoryMemoryService:
         return [copied(entry) for entry in stored]
 
     async def search(
-        self, app_name: str, user_id: str, query: str, *, limit: int = 5, min_score: float | None = None
+        self,
+        app_name: str,
+        user_id: str,
+        query: str,
+        *,
+        limit: int = 5,
+        min_score: float | None = None,
+        filter: MemoryFilter | None = None,
     ) -> list[Memory]:
         """Finds entries that fit a query, best first."""
         owner = check_owner(app_name, user_id)
-        check_query(query, limit, min_score)
+        check_query(query, limit, min_score, filter)
         user = self._users.get(owner)
         if user is None:
             return []
         scores = user.index.scores(words_of(query))
+        if filter is not None:
+            marks = marks_of(filter.metadata)
+            scores = {entry_id: score for entry_id, score in scores.items() if meets(user.entries[entry_id], filter, marks)}
         ranks = (
             (-score, *_newest_first(user.entries[entry_id]))
             for entry_id, score in scores.items()

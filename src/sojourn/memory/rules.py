@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sojourn import platform
 from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput
 from sojourn.event import Event
 from sojourn.ids import check_id
-from sojourn.memory.types import Memory
+from sojourn.jsonvalue import JsonValue
+from sojourn.memory.types import Memory, MemoryFilter
 
 MAX_LIMIT = 1000
 
@@ -86,12 +88,17 @@ def check_owner(app_name: str, user_id: str) -> tuple[str, str]:
     return check_id(app_name, "app_name"), check_id(user_id, "user_id")
 
 
-def check_query(query: object, limit: object, min_score: object) -> None:
+def check_query(query: object, limit: object, min_score: object, filter: object) -> None:
     """Checks the arguments of `search`.
 
     Raises:
-        InvalidInput: `memory.invalid_query`.
+        InvalidInput: `id.invalid`, `memory.invalid_query`.
     """
+    if isinstance(filter, MemoryFilter):
+        if filter.session_id is not None:
+            check_id(filter.session_id, "session_id")
+    elif filter is not None:
+        raise InvalidInput(f"the filter is a {type(filter).__name__}; give a MemoryFilter", code="memory.invalid_query")
     if not isinstance(query, str):
         raise InvalidInput(f"the query is a {type(query).__name__}; give text", code="memory.invalid_query")
     if not query.isascii():
@@ -107,3 +114,37 @@ def check_query(query: object, limit: object, min_score: object) -> None:
 
 def _is_limit(limit: object) -> bool:
     return isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_LIMIT
+
+
+def marks_of(metadata: Mapping[str, JsonValue]) -> frozenset[str]:
+    """A mark for each key with its value, 32 hexadecimal digits: equal pairs have equal marks, by the rules of `MemoryFilter`.
+
+    An entry meets a filter's metadata if it has all marks of it, so that a store can compare any values by their marks.
+    """
+    return frozenset(_mark(key, value) for key, value in metadata.items())
+
+
+def _mark(key: str, value: JsonValue) -> str:
+    canonical = json.dumps([key, _canonical(value)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def _canonical(value: JsonValue) -> JsonValue:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return value
+
+
+def meets(entry: Memory, filter: MemoryFilter, marks: frozenset[str]) -> bool:
+    """Whether an entry meets a filter, whose metadata has these marks."""
+    return (
+        (filter.author is None or entry.author == filter.author)
+        and (filter.session_id is None or entry.session_id == filter.session_id)
+        and (filter.since is None or entry.timestamp >= filter.since)
+        and (filter.until is None or entry.timestamp < filter.until)
+        and (not marks or marks <= marks_of(entry.metadata))
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from sojourn.event import Event
-from sojourn.memory.types import Memory
+from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.page import Page
 
 
@@ -85,9 +85,19 @@ class MemoryService(Protocol):
         ...
 
     async def search(
-        self, app_name: str, user_id: str, query: str, *, limit: int = 5, min_score: float | None = None
+        self,
+        app_name: str,
+        user_id: str,
+        query: str,
+        *,
+        limit: int = 5,
+        min_score: float | None = None,
+        filter: MemoryFilter | None = None,
     ) -> list[Memory]:
         """Finds entries that fit a query, best first; equally good ones newest first, then by id.
+
+        Entries that do not meet the filter are not found, and do not count for the limit. The others have the same score as
+        without it.
 
         Args:
             app_name: The app.
@@ -95,12 +105,14 @@ class MemoryService(Protocol):
             query: Words or a sentence. One without any letter or digit finds nothing.
             limit: At most this many, 1 to 1,000.
             min_score: Only entries with at least this score.
+            filter: Only entries that meet it.
 
         Returns:
             The entries, with their score.
 
         Raises:
-            InvalidInput: `memory.invalid_query` for a query that is not text, or a limit or score that cannot be.
+            InvalidInput: `memory.invalid_query` for a query that is not text, or a limit, score or filter that cannot be;
+                `id.invalid` for a filter's session.
         """
         ...
 

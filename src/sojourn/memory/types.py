@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from sojourn.content import Content, Part, Value
 from sojourn.jsonvalue import JsonValue
@@ -43,3 +43,25 @@ class Memory(Value):
     def text(self) -> str:
         """The text that is remembered."""
         return self.content.text
+
+
+class MemoryFilter(Value):
+    """Which entries a search may find. An entry must meet every condition that is set; without any, all do.
+
+    Attributes:
+        author: Only entries of this author.
+        session_id: Only entries of this session, however they were added.
+        metadata: Only entries whose metadata has each of these keys with an equal value. Values are equal if they are the same
+            JSON: numbers by what they are (1 and 1.0), `true` is no number, lists in their order, objects whatever the order
+            of their keys. A key with None is met by an entry that has the key with None, not by one without the key.
+        since: Only entries with this timestamp or a later one, in seconds since the epoch.
+        until: Only entries with an earlier timestamp than this.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    author: str | None = None
+    session_id: str | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    since: float | None = None
+    until: float | None = None

@@ -106,6 +106,7 @@ class LiveRun:
         open: The messages being written, by id.
         passing: The newest audio and transcripts in the making, each with the `pos` of the frame before it.
         passed: How many of these there were in all.
+        changes: How often there was something new for readers.
         final: The newest final response that this attempt stored.
         ended: Whether nothing more will come from here: the run is terminal or waits for a person.
         cause: The exception behind a failure, for callers in this process.
@@ -114,8 +115,8 @@ class LiveRun:
     """
 
     __slots__ = (
-        "_early", "_passing_bytes", "_waiters", "cause", "ended", "failure", "final", "first_pos", "frames", "open", "passed",
-        "passing", "record",
+        "_early", "_passing_bytes", "_waiters", "cause", "changes", "ended", "failure", "final", "first_pos", "frames", "open",
+        "passed", "passing", "record",
     )  # fmt: skip
 
     def __init__(self, record: RunRecord) -> None:
@@ -127,6 +128,7 @@ class LiveRun:
         self.open: dict[str, OpenMessage] = {}
         self.passing: deque[tuple[int, LivePartial]] | None = None
         self.passed = 0
+        self.changes = 0
         self._passing_bytes = 0
         self.final: Event | None = None
         self.ended = False
@@ -180,6 +182,7 @@ class LiveRun:
 
     def touch(self) -> None:
         """Wakes the readers."""
+        self.changes += 1
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

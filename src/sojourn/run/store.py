@@ -104,6 +104,9 @@ class Batch:
         live: Per branch (None for none), the next ordinal of the attempt; with a terminal move or WAIT, events that earlier
             attempts stored since the last hand-over from there on (0 for a branch that is not named; never the message)
             are superseded, and what they changed is put back as in the identity rule. None leaves them alone.
+        said: Per branch (None for none), the ordinal below which the attempt has said everything before this batch, be it what
+            was stored already; what has been said does not cease to count by what the attempt says after it. None or a branch
+            that is not named: what was stored by earlier attempts has not been said by this one.
         usage_since: Also give what the user has spent, as `RunStore.user_usage` does from this time on; None for not.
     """
 
@@ -116,6 +119,7 @@ class Batch:
     died: bool = False
     agent: str | None = None
     live: dict[str | None, int] | None = None
+    said: dict[str | None, int] | None = None
     usage_since: float | None = None
 
 
@@ -168,11 +172,11 @@ class RunStore(Protocol):
       `Fenced` and changes nothing.
     - **Identity**: an event is identified by (run, branch, ordinal). If an event that counts is stored under the same
       identity and `same_as` holds, the new one is not stored. If it differs and was stored by an earlier attempt,
-      the stored one and everything that earlier attempts wrote after it (same branch or branches below) is superseded: it
-      stays in the log, does not count any more, and what its deltas changed is put back where nobody else has written
-      since; the new event carries `supersedes`. If it differs and is this attempt's own, or the user's message:
-      `Conflict`, `event.conflict`. The events of a batch are taken one after the other, each seeing what those before
-      it did.
+      the stored one and everything that earlier attempts wrote after it (same branch, or branches below as far as this
+      attempt has not said it again before) is superseded: it stays in the log, does not count any more, and what its deltas
+      changed is put back where nobody else has written since; the new event carries `supersedes`. If it differs and is this
+      attempt's own, or the user's message: `Conflict`, `event.conflict`. The events of a batch are taken one after the
+      other, each seeing what those before it did.
     - **Put back**: a key that still holds the very value that was written gets the one before (or is absent again); an
       increment is subtracted from another number, unless a set or delete by this run that stays came after it; anything
       else is left. Values are compared as JSON: 1, 1.0 and true differ.
@@ -187,8 +191,9 @@ class RunStore(Protocol):
       with the runs and events that cease to count, not with the session.
     - **The ledger**: the token counts in `usage_metadata` of every event that `append` stores are added, in its transaction,
       to the sums of the run's user for the hour (UTC) in which it is stored. An event that is stored already adds nothing,
-      nor does an append that is refused. Nothing is ever taken out again: neither when events cease to count nor when their
-      session is deleted. A count below zero adds nothing; the sum of an hour stays at `run.usage.MAX_COUNT` once it is there.
+      nor does an append that is refused. Nothing is ever taken out again, neither when events cease to count nor when their
+      session is deleted, but by `SupportsRetention.erase_user`. A count below zero adds nothing; the sum of an hour stays at
+      `run.usage.MAX_COUNT` once it is there.
     - **The outcome is known**: if the caller is cancelled while the store commits, the call waits until the outcome is
       known before it raises. A failed commit is `Unavailable` and has changed nothing.
     - **Moves** follow `sojourn.run.status`; an illegal one is `Conflict`, `run.illegal_move`.
@@ -351,6 +356,7 @@ class RunStore(Protocol):
         another way, and not that the whole run has ceased to count (`RunRecord.superseded_by`).
 
         Raises:
+            Gone: `cursor.trimmed` if retention has removed what comes after this position; see `SupportsRetention`.
             InvalidInput: `page.invalid` for a limit outside of 1 to 1,000.
         """
         ...

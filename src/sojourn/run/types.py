@@ -68,6 +68,8 @@ class RunRecord:
         retry_of: Id of the run that this one repeats.
         superseded_by: Id of the run by which this one has ceased to count: it repeats this one, or one before it.
         usage: Sums of the token counts of its events.
+        trimmed: Whether retention has removed what the run consisted of: its events, steps and questions, and the words of its
+            message, whose `content` is None then. The record is left.
         created_at, started_at, finished_at: Seconds since the epoch.
     """
 
@@ -99,6 +101,7 @@ class RunRecord:
     created_at: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None
+    trimmed: bool = False
 
     @property
     def key(self) -> SessionKey:

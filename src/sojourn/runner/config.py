@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sojourn.agents.base import Agent
 from sojourn.agents.source import AgentSource
 from sojourn.artifact.service import ArtifactService
+from sojourn.data.pruning import Retention
 from sojourn.memory.service import MemoryService
 from sojourn.run.config import RunConfig
 from sojourn.run.store import Store
@@ -59,6 +60,8 @@ class RunnerConfig:
         transfer_policy: Governs hand-overs between agents.
         memory_ingest: `on_run_end`: what a run has said is added to the user's memory when it has completed, at a cost that
             depends on the run alone; `manual`: only by hand.
+        retention: How long the app's data is kept. A Runner that executes runs removes in the background what was kept long
+            enough. None for ever.
     """
 
     app_name: str
@@ -77,3 +80,4 @@ class RunnerConfig:
     propagate: Sequence[ContextVar[Any]] = ()
     transfer_policy: TransferPolicy | None = None
     memory_ingest: Literal["on_run_end", "manual"] = "manual"
+    retention: Retention | None = None

@@ -13,8 +13,8 @@ from sojourn.event import SPILLED, Event, Partial
 from sojourn.run.live import LiveRun
 from sojourn.run.status import RunStatus
 from sojourn.run.types import Frame, Interrupt, RunRecord
-from sojourn.runner import spill
 from sojourn.runner.answers import answers
+from sojourn.runner.attempt import spill
 from sojourn.runner.lending import before_waiting
 from sojourn.runner.readers import FrameReader
 from sojourn.session.types import Session
@@ -85,6 +85,9 @@ class Run:
         Args:
             after: Frames up to this `pos` are skipped.
             partials: Whether to give the pieces of messages; as the run's streaming mode has it if None.
+
+        Raises:
+            Gone: While it is read: `cursor.trimmed` if retention has removed what the run has said.
         """
         if partials is None:
             partials = self._runner.streams(self.record)
@@ -130,6 +133,7 @@ class Run:
         Raises:
             SojournError: The coded error of a failed or cancelled run.
             RunWaiting: The run waits for a person.
+            Gone: `cursor.trimmed` if retention has removed what the run has said.
             InvalidInput: `result.type_mismatch` if the response cannot be converted.
         """
         record = await self._ended()

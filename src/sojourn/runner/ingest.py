@@ -12,6 +12,7 @@ from sojourn.page import MAX_PAGE
 from sojourn.run.store import Store
 from sojourn.run.types import RunRecord
 from sojourn.runner.additions import Addition, additions_to
+from sojourn.runner.retries import Retries
 from sojourn.session.types import SessionKey
 
 logger = logging.getLogger("sojourn.run")
@@ -29,6 +30,7 @@ class Ingest:
         self._store = store
         self._memory = memory
         self._additions = additions_to(memory)
+        self._retries: Retries[SessionKey] = Retries(self._make_up)
 
     async def add_session(self, key: SessionKey) -> None:
         """Adds what counts in a session, in place of what was added of it before.
@@ -47,7 +49,8 @@ class Ingest:
     async def add_run(self, addition: Addition) -> None:
         """Adds what a run has said, in place of what was added of it before, unless it is broken off.
 
-        It reads no events but those of the run. A failure is logged, and makes the session's next run add all of the session.
+        It reads no events but those of the run. A failure is logged; all of the session is added when its next run has ended,
+        or before, by itself after a while.
         """
         record = addition.record
         key = record.key
@@ -61,6 +64,7 @@ class Ingest:
             self._additions.make_up(key)
         except SojournError as error:
             logger.warning("run %s of session %s was not added to memory: %s", record.id, key, error)
+            self._retry_after(key, error)
         except Exception:
             # A memory service may raise anything; nobody waits for this who could be told.
             logger.exception("run %s of session %s was not added to memory: an error without a code", record.id, key)
@@ -83,6 +87,7 @@ class Ingest:
         except SojournError as error:
             self._additions.miss(key)
             logger.warning("what run %s of session %s repeats was not removed from memory: %s", record.id, key, error)
+            self._retry_after(key, error)
         except Exception:
             self._additions.miss(key)
             logger.exception(
@@ -99,6 +104,31 @@ class Ingest:
     async def forget(self, app_name: str, user_id: str, session_id: str | None) -> None:
         """Removes what memory has of a user, or of one session; what is being added of that is removed, too."""
         await self._additions.forget(app_name, user_id, session_id)
+
+    def stop(self) -> None:
+        """Makes up for nothing by itself any more."""
+        self._retries.stop()
+
+    def _retry_after(self, key: SessionKey, error: SojournError) -> None:
+        if error.retryable:
+            self._retries.later(key, error.retry_after)
+
+    async def _make_up(self, key: SessionKey) -> None:
+        """Adds all of a session if something of it could not be added, and nobody has done so since."""
+        try:
+            async with self._additions.turn(key):
+                if self._additions.is_missed(key):
+                    await self._add_session(key)
+                    self._additions.make_up(key)
+        except NotFound:
+            self._additions.make_up(key)
+        except SojournError as error:
+            logger.warning("session %s was not added to memory: %s", key, error)
+            self._retry_after(key, error)
+            return
+        except Exception:
+            logger.exception("session %s was not added to memory: an error without a code", key)
+        self._retries.done(key)
 
     async def _add_or_make_up(self, record: RunRecord) -> None:
         key = record.key
@@ -137,7 +167,8 @@ class Ingest:
         first = record
         while first.retry_of is not None and (first is record or first.message_seq is None):
             first = await self._store.get_run(app, first.retry_of, user)
-        after = (first.message_seq or 1) - 1
+        # Before the first position that is left there is nothing to read after.
+        after = 0 if first.trimmed else (first.message_seq or 1) - 1
         while True:
             page = await self._store.list_events(
                 app_name=app, user_id=user, session_id=session, after=after, limit=MAX_PAGE, superseded=True

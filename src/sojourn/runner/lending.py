@@ -13,7 +13,7 @@ from sojourn.run.live import LiveRun
 from sojourn.run.status import RunStatus
 
 if TYPE_CHECKING:
-    from sojourn.runner.hub import Hub, Job
+    from sojourn.runner.delivery.hub import Hub, Job
 
 
 class HeldSlot:

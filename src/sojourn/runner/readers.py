@@ -14,7 +14,7 @@ from sojourn.run.types import Frame, RunRecord, event_frame, started_frame, term
 from sojourn.runner.lending import before_waiting
 
 if TYPE_CHECKING:
-    from sojourn.runner.hub import Hub
+    from sojourn.runner.delivery.hub import Hub
 
 POLL_SECONDS = 0.5
 """How often the store is read for a run that another process executes."""
@@ -63,6 +63,8 @@ class FrameReader:
         # Events that came whole from the store: pieces of them must not follow.
         self._whole: deque[str] = deque(maxlen=PAGE)
         self._joined = False
+        # Up to which of the live run's changes all was read.
+        self._read = -1
         self._ended = False
 
     def __aiter__(self) -> FrameReader:
@@ -82,7 +84,7 @@ class FrameReader:
                 await self._read_store()
             elif self.pos + 1 < live.first_pos:
                 await self._catch_up(live)
-            elif not self._read_live(live):
+            elif self._read == live.changes or not self._read_live(live):
                 if live.ended:
                     self._end(live)
                 else:
@@ -114,6 +116,8 @@ class FrameReader:
                     self._give_pieces(message)
         if live.passing:
             self._give_passing(live)
+        if not live.passing or self._passed == live.passed:
+            self._read = live.changes
         self._joined = True
         return bool(ready)
 

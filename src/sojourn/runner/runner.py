@@ -11,6 +11,7 @@ from sojourn.agents.context import not_configured
 from sojourn.agents.live import LiveRequestQueue
 from sojourn.agents.source import AgentSource
 from sojourn.artifact.service import ArtifactService
+from sojourn.data.care import DataCare
 from sojourn.engine.limiter import Limiter, Limits
 from sojourn.errors import InvalidInput, NotFound, Unsupported
 from sojourn.event import Event
@@ -22,17 +23,18 @@ from sojourn.run.status import RunStatus
 from sojourn.run.store import Store
 from sojourn.run.types import Interrupt, RunQuery, RunRecord
 from sojourn.run.usage import UserUsage
-from sojourn.runner import lifecycle, sessions
 from sojourn.runner.config import RunnerConfig
-from sojourn.runner.dispatch import Dispatcher
+from sojourn.runner.delivery import keeping, lifecycle
+from sojourn.runner.delivery.dispatch import Dispatcher
+from sojourn.runner.delivery.hub import Hub
+from sojourn.runner.delivery.lifecycle import CloseReport, Closing, Load
 from sojourn.runner.handle import EventStream, Run
-from sojourn.runner.hub import Hub
-from sojourn.runner.lifecycle import CloseReport, Closing, Load
-from sojourn.runner.message import Message
 from sojourn.runner.observe import Observer
-from sojourn.runner.repeating import check_last, repeated_message
 from sojourn.runner.services import Services
-from sojourn.runner.submission import Submission, Submitter
+from sojourn.runner.submitting import sessions
+from sojourn.runner.submitting.message import Message
+from sojourn.runner.submitting.repeating import check_last, repeated_message
+from sojourn.runner.submitting.submission import Submission, Submitter
 from sojourn.session.types import Session, SessionKey
 
 
@@ -65,6 +67,7 @@ class Runner:
         limits = Limits(config.max_concurrency, config.max_concurrency_per_user, config.max_queue, config.queue_timeout)
         self.dispatcher = Dispatcher(self._services, limits, config.propagate)
         self._submitter = Submitter(self.dispatcher)
+        self._keeping = keeping.keeping_of(self.dispatcher, config.retention)
         self._entered = False
         self._closing: Closing | None = None
 
@@ -304,6 +307,8 @@ class Runner:
 
     async def _submit(self, submission: Submission) -> Run:
         record, live, start_pos = await self._submitter.submit(submission)
+        if self._keeping is not None:
+            self._keeping.start()
         return Run(self, record, live, start_pos=start_pos)
 
     # -- people -----------------------------------------------------------------------------------------------------
@@ -394,6 +399,7 @@ class Runner:
 
         Raises:
             NotFound: `run.not_found`.
+            Gone: `run.trimmed` if retention has removed the run's message and there is no new one.
             InvalidInput: `run.ambiguous`, `message.invalid`, and what else `run` raises.
             LimitExceeded: `limit.queue_full`, `user.max_tokens`; nothing is recorded.
             Conflict: `run.not_finished` if the run, or one that was submitted to the session after it, is queued, running or
@@ -528,12 +534,23 @@ class Runner:
     def _key(self, user_id: str, session_id: str) -> SessionKey:
         return SessionKey(self.app_name, user_id, session_id).check()
 
+    @property
+    def data(self) -> DataCare:
+        """The care of data: prune, report, export, erase, back up. It is for operators: nothing in it asks who calls.
+
+        Raises:
+            Unsupported: `data.unsupported` if the store does not support retention.
+        """
+        return keeping.data_of(self.dispatcher)
+
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Runner:
         await self.recover()
         self._entered = True
         self.hub.enter()
+        if self._keeping is not None:
+            self._keeping.start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

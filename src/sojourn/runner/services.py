@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from sojourn import telemetry
 from sojourn.agents.base import Agent, check_tree
 from sojourn.agents.source import AgentSource
 from sojourn.artifact.inmemory import InMemoryArtifactService
@@ -91,12 +92,18 @@ class Services:
         text = message.text
         if self.memory is None or not text:
             return []
-        try:
-            return await self.memory.search(session.app_name, session.user_id, text, limit=self.inject_memory(config))
-        except SojournError as error:
-            logger.warning("memory search failed; the run goes on without memories: %s", error)
-        except Exception:
-            logger.exception("memory search failed with an error without a code; the run goes on without memories")
+        with telemetry.Span("search_memory", {"gen_ai.operation.name": "search_memory"}) as span:
+            try:
+                found = await self.memory.search(session.app_name, session.user_id, text, limit=self.inject_memory(config))
+            except SojournError as error:
+                span.fail(error.code)
+                logger.warning("memory search failed; the run goes on without memories: %s", error)
+            except Exception as error:
+                span.fail(telemetry.error_type(error))
+                logger.exception("memory search failed with an error without a code; the run goes on without memories")
+            else:
+                span.set({"sojourn.memory.found": len(found)})
+                return found
         return []
 
 

@@ -99,13 +99,23 @@ class Caller:
             raise Forbidden("this is for operators of the server", code="auth.not_admin")
 
 
+_KNOWN = "sojourn.caller"
+
+
 async def caller_of(connection: HTTPConnection) -> Caller:
-    """The caller of a request or a WebSocket; the request counts against the caller's rate.
+    """The caller of a request or a WebSocket; the request counts, once, against the caller's rate.
 
     Raises:
         Unauthorized: Nobody is identified.
         LimitExceeded: `limit.rate`.
     """
+    known: Caller | None = connection.scope.get(_KNOWN)
+    if known is None:
+        known = connection.scope[_KNOWN] = await _identified(connection)
+    return known
+
+
+async def _identified(connection: HTTPConnection) -> Caller:
     serving = serving_of(connection)
     try:
         principal = await serving.config.auth.authenticate(connection)

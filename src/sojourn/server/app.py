@@ -15,6 +15,7 @@ from sojourn.server.live import router as live_router
 from sojourn.server.openapi import document_access
 from sojourn.server.operations.metrics import Metrics
 from sojourn.server.operations.probes import include_operations
+from sojourn.server.operations.stores import Stores
 from sojourn.server.operations.watch import is_probe, watch
 from sojourn.server.problems import answer_with_problems
 from sojourn.server.runs import events, interrupts, routes
@@ -73,7 +74,7 @@ def create_app(runner: Runner | Sequence[Runner], config: ServerConfig | None = 
         # Not included: FastAPI matches a router that is included against each request two times, and once more per level.
         app.router.routes.extend(router.routes)
     metrics = Metrics(serving.runners)
-    include_operations(app, metrics, public_metrics=serving.config.public_metrics)
+    include_operations(app, metrics, Stores(runners), public_metrics=serving.config.public_metrics)
     document_access(app)
     guard(app, serving.config, expose=(RUN_ID_HEADER,))
     watch(app, metrics)

@@ -22,6 +22,13 @@ _BOUNDS = (
     "max_unfinished_runs_per_user",
     "rate_per_user",
 )
+_SECONDS = (
+    "heartbeat",
+    "slow_reader_timeout",
+    "body_timeout",
+    "live_idle_timeout",
+    "live_max_duration",
+)
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]+)?")
 
@@ -41,8 +48,8 @@ class ServerConfig:
         disconnect_grace: Seconds.
         heartbeat: Seconds after which a stream with nothing to say says so.
         reconnect_after: Seconds after which a browser whose stream broke comes back.
-        slow_reader_timeout: Seconds for which a client may take nothing of what it is sent before its stream is cut. The run
-            is not slowed by it, and the client may come back.
+        slow_reader_timeout: Seconds for which a client may take nothing of what it is sent before its stream, or its download,
+            is cut. A run is not slowed by it, and the client may come back.
         max_body_bytes: Size of a request's body; `request.too_large` beyond.
         body_timeout: Seconds that a request's body may take to arrive; `request.timeout` beyond.
         max_parts: Parts of a message; `message.too_many_parts` beyond.
@@ -78,6 +85,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         """Raises InvalidInput, `server.invalid`, for values that cannot be, and for those that would never match anything."""
+        if isinstance(self.allowed_hosts, str):
+            raise InvalidInput(f"allowed_hosts is the text {self.allowed_hosts!r}; give a list", code="server.invalid")
         for host in self.allowed_hosts:
             if host != "*" and not _HOST.fullmatch(host):
                 raise InvalidInput(f"allowed host {host!r} is no name; give it without scheme and port", code="server.invalid")
@@ -86,6 +95,12 @@ class ServerConfig:
                 raise InvalidInput(
                     f"allowed origin {origin!r} is none; give it like https://app.example.com", code="server.invalid"
                 )
+        if self.on_disconnect not in ("detach", "cancel"):
+            raise InvalidInput(f"on_disconnect is {self.on_disconnect!r}; it is detach or cancel", code="server.invalid")
+        for name in _SECONDS:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInput(f"{name} is {value}; more than 0 seconds are needed", code="server.invalid")
         for name in _BOUNDS:
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -81,19 +81,20 @@ class Guards:
             await self._app(scope, receive, send)
             return
         request = _Request(scope, send, self._headers)
+        on_send = request.on_websocket if scope["type"] == "websocket" else request.on_http
         try:
             refused = self._refused(scope, request.headers)
             if refused is not None:
-                await _refuse(refused, scope, receive, request.send)
+                await _refuse(refused, scope, receive, on_send)
             elif request.has_body:
-                await self._app(scope, _Body(receive, self._body_timeout, self._max_body_bytes).receive, request.send)
+                await self._app(scope, _Body(receive, self._body_timeout, self._max_body_bytes).receive, on_send)
             else:
-                await self._app(scope, receive, request.send)
+                await self._app(scope, receive, on_send)
         except Exception:
             if request.started or scope["type"] == "websocket":
                 raise
             logger.exception("request %s failed", request.id.decode())
-            await internal_problem()(scope, receive, request.send)
+            await internal_problem()(scope, receive, on_send)
 
     def _refused(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         try:
@@ -133,7 +134,7 @@ class Guards:
 class _Request:
     """One request on its way through."""
 
-    __slots__ = ("_extra", "_scope", "_send", "has_body", "headers", "id", "send", "started")
+    __slots__ = ("_extra", "_scope", "_send", "has_body", "headers", "id", "started")
 
     def __init__(self, scope: Scope, send: Send, extra: tuple[tuple[bytes, bytes], ...]) -> None:
         self.headers = _single_headers(scope)
@@ -151,16 +152,17 @@ class _Request:
             or self.headers.get(b"content-length", b"0") != b"0"
         )
         self.started = False
-        self.send = self._on_websocket if websocket else self._on_http
         self._scope, self._send, self._extra = scope, send, extra
 
-    async def _on_http(self, message: Message) -> None:
+    async def on_http(self, message: Message) -> None:
+        """Sends what an HTTP response is made of."""
         if message["type"] == "http.response.start":
             self.started = True
             self._add_headers(message)
         await self._send(message)
 
-    async def _on_websocket(self, message: Message) -> None:
+    async def on_websocket(self, message: Message) -> None:
+        """Sends what is said over a WebSocket."""
         if message["type"] in ("websocket.accept", "websocket.http.response.start"):
             self._add_headers(message)
         await self._send(message)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sojourn.errors import InvalidInput
+from sojourn.server.access import caller_of
+from sojourn.server.paths import PathRoute
 
 MAX_VALUES = 100_000
 """How many values a request may hold: numbers, texts, and what holds them."""
@@ -56,8 +57,8 @@ def _count_precisely(text: bytes) -> int:
     return max(texts // 2, _count(rest) if texts < 2 * MAX_VALUES else 0)
 
 
-class JsonRoute(APIRoute):
-    """A route that takes JSON."""
+class JsonRoute(PathRoute):
+    """A route that takes JSON from callers who are identified: what others send is not read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """See `APIRoute`."""
@@ -66,6 +67,7 @@ class JsonRoute(APIRoute):
             return handle
 
         async def checked(request: Request) -> Response:
+            await caller_of(request)
             try:
                 check_values(await request.body())
             except ClientDisconnect:

@@ -24,7 +24,6 @@ RATE_WINDOW = 60.0
 """Seconds for which a rate is given."""
 
 _UNFINISHED = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
-_PRUNE_AT = 10_000
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,7 +54,7 @@ class Rate:
     """A rate for each of any number of keys, in this process's memory: the generic cell rate algorithm.
 
     All of a window's requests may come at once; from then on they are let through at an even pace. A key that has been quiet
-    for a window costs no memory.
+    for two windows costs no memory.
 
     Args:
         limit: Requests per `RATE_WINDOW`.
@@ -65,25 +64,25 @@ class Rate:
         self._limit = limit
         self._interval = RATE_WINDOW / limit
         self._full_at: dict[str, float] = {}
-        self._prune_at = _PRUNE_AT
+        self._prune_at = platform.monotonic() + RATE_WINDOW
 
     def take(self, key: str) -> Allowance:
         """Counts a request, unless it is not let through."""
         now = platform.monotonic()
+        if now >= self._prune_at:
+            self._prune(now)
         used = max(self._full_at.get(key, now) - now, 0.0)
         wanted = used + self._interval
         # The tolerance is for sums of intervals that are no binary fractions.
         wait = wanted - RATE_WINDOW
         if wait > self._interval * 1e-6:
             return Allowance(self._limit, 0, used, wait)
-        if len(self._full_at) >= self._prune_at:
-            self._prune(now)
         self._full_at[key] = now + wanted
         return Allowance(self._limit, int((RATE_WINDOW - wanted) / self._interval + 1e-6), wanted, 0.0)
 
     def _prune(self, now: float) -> None:
         self._full_at = {key: at for key, at in self._full_at.items() if at > now}
-        self._prune_at = max(2 * len(self._full_at), _PRUNE_AT)
+        self._prune_at = now + RATE_WINDOW
 
 
 class Limits:

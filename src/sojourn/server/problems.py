@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from sojourn.errors import SojournError
 from sojourn.server.serving import serving_of
@@ -140,9 +142,19 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, code="request.invalid", errors=places)
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return refusal(error.status_code, error.headers)
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The framework tells of the first route with this path only.
+        headers = {"Allow": ", ".join(sorted(_methods_at(request)))}
+    return refusal(error.status_code, headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """The methods that there are for the path of a request."""
+    at = [route for route in iter_route_contexts(request.app.routes) if route.matches(request.scope)[0] is not Match.NONE]
+    return set().union(*(route.methods or () for route in at))
 
 
 def refusal(status: int, headers: Mapping[str, str] | None = None) -> Response:

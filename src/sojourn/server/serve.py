@@ -24,6 +24,7 @@ from sojourn.server.app import create_app
 from sojourn.server.auth.bind import check_bind
 from sojourn.server.config import ServerConfig
 from sojourn.server.connections import ServingProtocol
+from sojourn.server.garbage import rare_collections
 from sojourn.server.serving import Serving
 from sojourn.server.transport import DroppingWebSocketProtocol
 
@@ -57,7 +58,8 @@ async def serve(
     is interrupted, and goes on when a Runner of its app is entered again; clients are told `run.suspended` and may come back. A
     second signal, or cancel, leaves no more grace; a third signal ends the process, which loses nothing either.
 
-    The Runners are entered, and closed at the end. Signals are heard in the main thread only.
+    The Runners are entered, and closed at the end. Signals are heard in the main thread only. Meanwhile the garbage collector
+    looks at fewer objects, and less often, unless the program has set its thresholds itself.
 
     Args:
         runner: A Runner, or several of different apps.
@@ -82,7 +84,8 @@ async def serve(
         with stopping.by_signals():
             # Not by uvicorn, which tells why it failed to its log alone.
             async with app.router.lifespan_context(app):
-                await _to_its_end(server, stopping, listener)
+                with rare_collections():
+                    await _to_its_end(server, stopping, listener)
 
 
 def _uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
 from websockets.protocol import State
 
-from sojourn.server.stream import ABORT
+from sojourn.server.sending import ABORT
 
 
 class Dropping:
@@ -41,6 +41,23 @@ class Dropping:
 class DroppingHttpProtocol(Dropping, HttpToolsProtocol):
     """Serves HTTP/1.1."""
 
+    _answered: RequestResponseCycle | None = None
+    """The request that is being answered, or was last. Those that a client sends behind it, meanwhile, wait in `pipeline`."""
+
+    def on_headers_complete(self) -> None:
+        """Takes up the request, unless it has to wait."""
+        super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the request that is being answered; uvicorn tells the newest one, which may still wait."""
+        super().connection_lost(exc)
+        answered = self._answered
+        if answered is not None and not answered.response_complete:
+            answered.disconnected = True
+            answered.message_event.set()
+
     def on_message_begin(self) -> None:
         """Offers the extension to the request."""
         super().on_message_begin()
@@ -48,7 +65,9 @@ class DroppingHttpProtocol(Dropping, HttpToolsProtocol):
         self.scope["extensions"] = extensions
 
     def on_response_complete(self) -> None:
-        """Bounds the time of a connection that is closed with its response."""
+        """Takes up the next request, and bounds the time of a connection that is closed with its response."""
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
         super().on_response_complete()
         if self.transport.is_closing():
             self._drop_later()

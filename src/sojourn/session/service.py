@@ -132,6 +132,7 @@ class SessionService(Protocol):
 
         Raises:
             NotFound: `session.not_found`.
+            Gone: `cursor.trimmed` if retention has removed what comes after this position; see `SupportsRetention`.
             InvalidInput: `page.invalid`.
         """
         ...

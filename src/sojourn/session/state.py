@@ -187,6 +187,8 @@ class State(MutableMapping[str, Any]):
     def __init__(self, snapshot: dict[str, Any] | None = None) -> None:
         self._seen: dict[str, Any] = snapshot if snapshot is not None else {}
         self._pending: StateDelta | None = None
+        # Of a state aside: the one beside it.
+        self._beside: State | None = None
         # Of an overlay: what it lies over. Of a state with overlays: what was stored by them, in that order.
         self._base: State | None = None
         self._joined = False
@@ -266,10 +268,22 @@ class State(MutableMapping[str, Any]):
 
     def stored(self, delta: StateDelta) -> None:
         """Notes that changes are on their way to the store with an event; for the runner."""
-        overlay, base = self, self._base
-        while base is not None:
-            base._stored.append((overlay, delta))
-            overlay, base = base, base._base
+        if self._base is not None:
+            self._base._stored.append((self, delta))
+            self._base.stored(delta)
+        elif self._beside is not None:
+            self._beside.show(delta)
+
+    def show(self, delta: StateDelta) -> None:
+        """Takes over changes that are on their way to the store, or there, with what others in the run say; for the runner."""
+        self._show(delta, self._pending or StateDelta(), increments=True)
+        self.stored(delta)
+
+    def aside(self) -> State:
+        """A state that starts from what this one shows and keeps its writes to itself, but for those that are stored."""
+        state = State(self.to_dict())
+        state._beside = self
+        return state
 
     def overlay(self) -> State:
         """A state that starts from what this one shows and keeps its writes to itself; for parallel branches."""
@@ -304,7 +318,8 @@ class State(MutableMapping[str, Any]):
             if key not in pending.values and key not in pending.deleted:
                 self._seen.pop(key, None)
         if increments:
-            self.apply(StateDelta(increments=delta.increments))
+            left = {k: by for k, by in delta.increments.items() if k not in pending.values and k not in pending.deleted}
+            self.apply(StateDelta(increments=left))
 
     def _changes(self) -> StateDelta:
         if self._pending is None:

@@ -43,6 +43,8 @@ class Session(Value):
         state: The session's keys, with the user's (`user:`) and the app's (`app:`).
         events: Filled by `get_session(events=n)` with the last n events that count; empty otherwise.
         event_count: How many events were ever appended; the `seq` of the newest.
+        first_seq: From this `seq` on all events are there. Of those before it retention has removed some; 1 if it has removed
+            none.
         active_agent: The agent that the next run starts with; None for the root agent.
         created_at: Seconds since the epoch.
         updated_at: Seconds since the epoch, when the session was created or patched, a run's message or answer was logged,
@@ -56,6 +58,7 @@ class Session(Value):
     state: dict[str, JsonValue] = Field(default_factory=dict)
     events: tuple[Event, ...] = ()
     event_count: int = 0
+    first_seq: int = 1
     active_agent: str | None = None
     created_at: float = 0.0
     updated_at: float = 0.0

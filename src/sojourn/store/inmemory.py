@@ -10,7 +10,9 @@ from typing import Any
 from sojourn import jsonvalue, platform
 from sojourn.event import Event
 from sojourn.ids import check_id
+from sojourn.jsonvalue import clone
 from sojourn.page import Page, check_page, page_token
+from sojourn.run.retention import BATCH, Dropped, DroppedSession, SessionSize, Trimmed
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
 from sojourn.run.types import NO_ENTRIES, Interrupt, RunError, RunQuery, RunRecord, Step
@@ -18,14 +20,18 @@ from sojourn.run.usage import UserUsage
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Session, SessionKey
 from sojourn.store import ramappend
+from sojourn.store.ramcare import TrimmableSession, size_of
+from sojourn.store.ramlog import GONE
 from sojourn.store.ramrecords import StoredRun, StoredSession, copy_interrupt, copy_step
 from sojourn.store.ramstate import RamState
 from sojourn.store.ramusage import RamLedger
 from sojourn.store.rules import (
     cancelled,
+    check_bounds,
     check_ids,
     check_window,
     closed_by,
+    events_trimmed,
     fenced,
     found_state,
     interrupt_not_found,
@@ -35,12 +41,15 @@ from sojourn.store.rules import (
     run_not_finished,
     run_not_found,
     run_superseded,
+    run_trimmed,
     same_input,
     session_busy,
     session_exists,
     session_not_found,
+    user_active,
 )
 from sojourn.store.staging import StagedState
+from sojourn.store.trimming import choose
 
 
 class InMemorySessionService:
@@ -62,6 +71,7 @@ class InMemorySessionService:
         self._runs: dict[int, StoredRun] = {}
         self._run_ids: dict[tuple[str, str], dict[str, StoredRun]] = {}
         self._next_run_uid = 0
+        self._dropped: dict[str, DroppedSession] = {}
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -118,16 +128,7 @@ class InMemorySessionService:
     async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> Session:
         session = self._find(SessionKey(app_name, user_id, session_id))
         before = self._snapshot(session)
-        del self._sessions[session.key]
-        self._apps[app_name] -= 1
-        if not self._apps[app_name]:
-            del self._apps[app_name]
-        for run in session.runs.values():
-            del self._runs[run.record.uid]
-            by_user = self._run_ids[app_name, run.record.id]
-            del by_user[user_id]
-            if not by_user:
-                del self._run_ids[app_name, run.record.id]
+        self._remove(session)
         return before
 
     async def list_events(
@@ -135,9 +136,11 @@ class InMemorySessionService:
     ) -> list[Event]:
         check_page(limit)
         session = self._find(SessionKey(app_name, user_id, session_id))
+        if 0 < after < session.trimmed_seq and session.events[after - 1] is GONE:
+            raise events_trimmed(session.key, after, session.trimmed_seq + 1)
         result: list[Event] = []
         for event in session.events[max(after, 0) :]:
-            if superseded or not event.superseded:
+            if event is not GONE and (superseded or not event.superseded):
                 result.append(event.snapshot())
                 if len(result) == limit:
                     break
@@ -329,6 +332,8 @@ class InMemorySessionService:
     async def run_events(self, run_uid: int, *, after: int = 0, limit: int = 256) -> list[Event]:
         check_page(limit)
         run = self._run(run_uid)
+        if run.record.trimmed and after < run.record.last_pos - 1:
+            raise run_trimmed(run.record)
         events = (run.session.events[s - 1] for s in run.seqs)
         found = [e for e in events if e.pos is not None and e.pos > after][:limit]
         if run.record.superseded_by is not None:
@@ -353,6 +358,71 @@ class InMemorySessionService:
                 run.drop_interrupts(Move.FAIL)
         return run.record.snapshot()
 
+    # -- the care of data -------------------------------------------------------------------------------------------
+
+    async def trim_session(
+        self, key: SessionKey, *, keep_events: int | None = None, ended_before: float | None = None, limit: int = BATCH
+    ) -> Trimmed:
+        key.check()
+        check_bounds(keep_events, ended_before, limit)
+        session = self._sessions.get(key)
+        if session is None:
+            return Trimmed(0, 0, False)
+        chosen, more = choose(TrimmableSession(session, keep_events, ended_before), limit)
+        return Trimmed(len(chosen), sum(self._runs[one.uid].trim() for one in chosen), more)
+
+    async def drop_session(self, key: SessionKey, *, idle_since: float | None = None, limit: int = BATCH) -> Dropped:
+        key.check()
+        check_bounds(None, idle_since, limit)
+        session = self._sessions.get(key)
+        if session is None:
+            return Dropped("gone")
+        unfinished = any(not run.record.status.terminal for run in session.runs.values())
+        if idle_since is not None and (unfinished or session.updated_at >= idle_since):
+            return Dropped("kept")
+        self._remove(session)
+        self._dropped[session.uid] = DroppedSession(key, session.uid)
+        return Dropped("gone", len(session.runs), sum(len(run.seqs) for run in session.runs.values()))
+
+    async def dropped_sessions(self, app_name: str, *, user_id: str | None = None, limit: int = 100) -> list[DroppedSession]:
+        check_ids(app_name=app_name, user_id=user_id)
+        check_page(limit)
+        wanted = (d for d in self._dropped.values() if d.key.app_name == app_name and user_id in (None, d.key.user_id))
+        return list(islice(wanted, limit))
+
+    async def settle_dropped(self, uid: str) -> None:
+        self._dropped.pop(check_id(uid, "uid"), None)
+
+    async def session_sizes(
+        self, app_name: str, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[SessionSize]:
+        page = await self.list_sessions(app_name=app_name, user_id=user_id, limit=limit, after=after)
+        return Page([size_of(self._sessions[session.key]) for session in page.items], page.next)
+
+    async def apps_of_user(self, user_id: str) -> list[str]:
+        check_id(user_id, "user_id")
+        found = {key.app_name for key in self._sessions if key.user_id == user_id}
+        found.update(d.key.app_name for d in self._dropped.values() if d.key.user_id == user_id)
+        found.update(app for app, user in (*self._state.users(), *self._ledger.users()) if user == user_id)
+        return sorted(found)
+
+    async def user_state(self, app_name: str, user_id: str) -> dict[str, Any]:
+        check_ids(app_name=app_name, user_id=user_id)
+        state: dict[str, Any] = clone(self._state.of_user(app_name, user_id))
+        return state
+
+    async def erase_user(self, app_name: str, user_id: str) -> None:
+        check_ids(app_name=app_name, user_id=user_id)
+        if any(key[:2] == (app_name, user_id) for key in self._sessions):
+            raise user_active(app_name, user_id)
+        self._state.erase_user(app_name, user_id)
+        self._ledger.erase_user(app_name, user_id)
+        for dropped in [d for d in self._dropped.values() if d.key[:2] == (app_name, user_id)]:
+            del self._dropped[dropped.uid]
+
+    async def scrub(self) -> None:
+        """Does nothing: there are no files."""
+
     async def become_executor(self) -> None:
         """Does nothing: nobody else can reach this memory."""
 
@@ -369,6 +439,19 @@ class InMemorySessionService:
         if session is None:
             raise session_not_found(key)
         return session
+
+    def _remove(self, session: StoredSession) -> None:
+        app_name, user_id, _ = session.key
+        del self._sessions[session.key]
+        self._apps[app_name] -= 1
+        if not self._apps[app_name]:
+            del self._apps[app_name]
+        for run in session.runs.values():
+            del self._runs[run.record.uid]
+            by_user = self._run_ids[app_name, run.record.id]
+            del by_user[user_id]
+            if not by_user:
+                del self._run_ids[app_name, run.record.id]
 
     def _run(self, run_uid: int) -> StoredRun:
         run = self._runs.get(run_uid)

@@ -52,6 +52,7 @@ class Planned(NamedTuple):
 
 
 _NONE: frozenset[int] = frozenset()
+_NOTHING_SAID: Mapping[str | None, int] = {}
 
 
 class Planner:
@@ -70,8 +71,12 @@ class Planner:
         self._written: dict[tuple[str | None, int], Event] = {}
         self._gone: set[int] = set()
 
-    def plan(self, event: Event) -> Planned:
+    def plan(self, event: Event, said: Mapping[str | None, int]) -> Planned:
         """Says what becomes of the next event.
+
+        Args:
+            event: The event.
+            said: `Batch.said`.
 
         Raises:
             Conflict: `event.conflict` if the attempt contradicts itself or the user's message.
@@ -91,7 +96,7 @@ class Planner:
                 f"run {self._run_id!r} wrote two different events as ordinal {event.ordinal} of branch {event.branch!r}",
                 code="event.conflict",
             )
-        drops = self._drop(self._after(old))
+        drops = self._drop(self._after(old, said))
         return Planned(event, None, old.pos, drops, self._answers_again(event))
 
     def leftover(self, live: Mapping[str | None, int], base_seq: int) -> frozenset[int]:
@@ -120,8 +125,12 @@ class Planner:
         """`seq` of the run's newest stored event that goes on to count."""
         return next(e.seq or 0 for e in reversed(self._log.events()) if e.seq not in self._gone)
 
-    def _after(self, old: Event) -> set[int]:
-        """An event and what earlier attempts wrote after it, in the same branch and below."""
+    def _after(self, old: Event, said: Mapping[str | None, int]) -> set[int]:
+        """An event and what earlier attempts wrote after it, in the same branch and below, unless this one has said it again.
+
+        Where an event stands in the log does not tell whether it comes after another one in this attempt: what an attempt
+        says anew in a branch below stands behind what comes later and was said the same again.
+        """
         return {
             e.seq or 0
             for e in self._log.events()
@@ -129,7 +138,12 @@ class Planner:
             and e.ordinal is not None
             and e.attempt < self._attempt
             and below(e.branch, old.branch)
+            and (e.branch == old.branch or not self._is_said(e, said))
         }
+
+    def _is_said(self, event: Event, said: Mapping[str | None, int]) -> bool:
+        ordinal = event.ordinal or 0
+        return ordinal < said.get(event.branch, 0) or (event.branch, ordinal) in self._written
 
     def _drop(self, seqs: set[int]) -> frozenset[int]:
         dropped = frozenset((seqs | self._answers_to(seqs)) - self._gone)
@@ -202,7 +216,7 @@ def plan_append(
     gone = _NONE
     seq = event_count
     for event, delta in zip(batch.events, deltas, strict=True):
-        planned = planner.plan(event)
+        planned = planner.plan(event, batch.said or _NOTHING_SAID)
         events.append(planned)
         if planned.drops:
             gone |= planned.drops

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator, Set
 
 from sojourn.event import Event
 from sojourn.session.types import History
 
+GONE = Event(superseded=True)
+"""In place of an event that was removed: it does not count, and is no event to give."""
+
 
 class SessionLog:
-    """The events of a session, in the order of `seq`."""
+    """The events of a session, in the order of `seq`.
 
-    __slots__ = ("_calls", "_open_calls", "_responses", "_summaries", "events")
+    Attributes:
+        events: All events there ever were; `GONE` in place of those that were removed.
+        trimmed_seq: The highest `seq` of those; 0 for none.
+    """
+
+    __slots__ = ("_calls", "_open_calls", "_responses", "_summaries", "events", "trimmed_seq")
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.trimmed_seq = 0
         # By `seq`; they hold superseded events too, but for `_open_calls`.
         self._summaries: list[int] = []
         self._calls: dict[str, list[int]] = {}
@@ -51,6 +60,36 @@ class SessionLog:
                 self._open_calls[id_] = calls
             else:
                 self._open_calls.pop(id_, None)
+
+    def remove(self, seqs: Collection[int]) -> None:
+        """Removes events."""
+        gone = set(seqs)
+        for seq in gone:
+            event = self.events[seq - 1]
+            self.events[seq - 1] = GONE
+            for ids, index in (
+                ({c.id for c in event.get_function_calls()}, self._calls),
+                ({r.id for r in event.get_function_responses()}, self._responses),
+            ):
+                for id_ in ids:
+                    _forget(index, id_ or "", seq)
+            for id_ in {c.id or "" for c in event.get_function_calls()}:
+                _forget(self._open_calls, id_, seq)
+        self._summaries = [seq for seq in self._summaries if seq not in gone]
+        self.trimmed_seq = max([self.trimmed_seq, *gone])
+
+    def pins(self) -> set[int]:
+        """What stays whatever its age: the newest summary and calls without a response."""
+        summary = self._summary()
+        open_calls = {seq for seqs in self._open_calls.values() for seq in seqs}
+        return open_calls if summary is None else {summary.seq or 0, *open_calls}
+
+    def linked(self, seq: int) -> Iterator[int]:
+        """Where the other halves of the calls and responses in an event that counts are."""
+        event = self.events[seq - 1]
+        if not event.superseded:
+            yield from self._called_by(event)
+            yield from self._answers_to(event)
 
     def newest(self, limit: int | None, floor: int = 0) -> list[Event]:
         """The newest events that count, oldest first, of those with a `seq` beyond `floor`."""
@@ -112,3 +151,11 @@ class SessionLog:
 
     def _counting(self, seqs: list[int] | tuple[()]) -> list[int]:
         return [s for s in seqs if not self.events[s - 1].superseded]
+
+
+def _forget(index: dict[str, list[int]], id_: str, seq: int) -> None:
+    left = [s for s in index.get(id_, ()) if s != seq]
+    if left:
+        index[id_] = left
+    else:
+        index.pop(id_, None)

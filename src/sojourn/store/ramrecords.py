@@ -14,7 +14,7 @@ from sojourn.run.status import Move
 from sojourn.run.types import Interrupt, RunRecord, Step
 from sojourn.session.types import Session, SessionKey
 from sojourn.store.ramlog import SessionLog
-from sojourn.store.rules import Undo, dropped
+from sojourn.store.rules import Undo, dropped, without_words
 
 # Most runs have no steps and no questions, and the garbage collector walks through whatever a run keeps.
 _NOTHING = Nothing("it is shared; put a dict of the run's own in its place")
@@ -58,6 +58,7 @@ class StoredSession(SessionLog):
                 "state": clone(state),
                 "events": events,
                 "event_count": len(self.events),
+                "first_seq": self.trimmed_seq + 1,
                 "active_agent": self.active_agent,
                 "created_at": self.created_at,
                 "updated_at": self.updated_at,
@@ -125,6 +126,16 @@ class StoredRun:
             if event.ordinal is not None:
                 self.identity.pop((event.branch, event.ordinal), None)
         self.session.supersede(seqs)
+
+    def trim(self) -> int:
+        """Removes what the run consisted of, but for its record; how many events that were."""
+        events = len(self.seqs)
+        if events:
+            self.session.remove(self.seqs)
+        self.seqs, self.identity, self.undo = [], {}, ()
+        self.steps = self.interrupts = _NOTHING
+        self.record = self.record.evolve(message=without_words(self.record.message), custom_metadata=None, trimmed=True)
+        return events
 
     # -- steps and interrupts ---------------------------------------------------------------------------------------
 

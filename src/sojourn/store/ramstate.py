@@ -37,6 +37,22 @@ class RamState:
             else:
                 values[key] = value
 
+    def of_user(self, app_name: str, user_id: str) -> dict[str, Any]:
+        """The keys of a user; the values are those that are stored."""
+        return self._shared.get((app_name, user_id), {})
+
+    def users(self) -> list[tuple[str, str]]:
+        """The app and the id of the users who have any keys."""
+        return [(owner[0], owner[1]) for owner, values in self._shared.items() if len(owner) == _USER and values]
+
+    def erase_user(self, app_name: str, user_id: str) -> None:
+        """Removes the keys of a user."""
+        self._shared.pop((app_name, user_id), None)
+
     def _value(self, session: StoredSession, owner: Owner, key: str) -> Any:
         values = self._shared.get(owner) if owner else session.state
         return MISSING if values is None else values.get(key, MISSING)
+
+
+_USER = 2
+"""How many names there are in an owner that is a user."""

@@ -21,6 +21,14 @@ class RamLedger:
         for name, count in counts.items():
             bucket[name] = min(bucket[name] + count, MAX_COUNT)
 
+    def users(self) -> list[tuple[str, str]]:
+        """The app and the id of the users who have spent anything."""
+        return list(self._hours)
+
+    def erase_user(self, app_name: str, user_id: str) -> None:
+        """Forgets what a user has spent."""
+        self._hours.pop((app_name, user_id), None)
+
     def read(self, app_name: str, user_id: str, since: float | None) -> UserUsage:
         """What `RunStore.user_usage` gives."""
         hours = self._hours.get((app_name, user_id), {})

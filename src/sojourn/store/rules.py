@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sojourn import jsonvalue, platform
-from sojourn.errors import AlreadyExists, Conflict, Fenced, InvalidInput, NotFound
+from sojourn.errors import AlreadyExists, Conflict, Fenced, Gone, InvalidInput, NotFound
+from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.page import page_after
 from sojourn.run.status import Move, RunStatus, move
@@ -56,6 +57,24 @@ def key_after(token: str | None) -> int:
     return int(tie)
 
 
+def check_bounds(keep_events: int | None, ended_before: float | None, limit: int) -> None:
+    """Refuses bounds of what is to be removed that cannot be with `retention.invalid`."""
+    if keep_events is not None and not _is_count(keep_events, 0, LAST_KEY):
+        raise InvalidInput(f"keep_events is {keep_events!r}; give 0 or more", code="retention.invalid")
+    if ended_before is not None and not (isinstance(ended_before, int | float) and ended_before - ended_before == 0):
+        raise InvalidInput(f"{ended_before!r} is no time; give seconds since the epoch", code="retention.invalid")
+    if not _is_count(limit, 1, MAX_BATCH):
+        raise InvalidInput(f"limit is {limit!r}; give 1 to {MAX_BATCH}", code="retention.invalid")
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+MAX_BATCH = 100_000
+"""Events that one transaction may be asked to remove."""
+
+
 def check_delta(delta: StateDelta) -> StateDelta:
     """A checked copy of changes that no event carries, without `temp:` keys.
 
@@ -72,7 +91,8 @@ def check_delta(delta: StateDelta) -> StateDelta:
 
 def same_input(known: RunRecord, run: NewRun) -> None:
     """Refuses a run id that was used for something else with `run.conflict`."""
-    if known.key != run.key or known.message.content != run.message.content or known.retry_of != run.retry_of:
+    same_message = known.trimmed or known.message.content == run.message.content
+    if known.key != run.key or not same_message or known.retry_of != run.retry_of:
         raise run_conflict(run.id)
 
 
@@ -266,6 +286,39 @@ def run_not_finished(repeated: str, record: RunRecord) -> Conflict:
     which = f"run {record.id!r}" if record.id == repeated else f"run {record.id!r}, which came after run {repeated!r},"
     remedy = "answer it, or cancel it" if record.status is RunStatus.WAITING else "wait for its end, or cancel it"
     return Conflict(f"{which} is {record.status}; {remedy}, and then repeat run {repeated!r}", code="run.not_finished")
+
+
+def run_trimmed(record: RunRecord) -> Gone:
+    """The events of the run were removed."""
+    return Gone(
+        f"retention has removed what run {record.id!r} consisted of; its record is left, and its end can be read after "
+        f"{max(record.last_pos - 1, 0)}",
+        code="cursor.trimmed",
+    )
+
+
+def events_trimmed(key: SessionKey, after: int, first_seq: int) -> Gone:
+    """Events after this position were removed."""
+    return Gone(
+        f"retention has removed events of session {key} after {after}; all are there from {first_seq} on: go on after "
+        f"{first_seq - 1}, or read what is left from the beginning",
+        code="cursor.trimmed",
+    )
+
+
+def user_active(app_name: str, user_id: str) -> Conflict:
+    """The user has a session, so not everything of theirs can be erased."""
+    return Conflict(
+        f"user {user_id!r} has a session in app {app_name!r}: it was created meanwhile; see to it that nobody writes for them, "
+        "and erase again",
+        code="data.user_active",
+        retryable=True,
+    )
+
+
+def without_words(message: Event) -> Event:
+    """What is left of the message of a run that was trimmed."""
+    return Event(id=message.id, run_id=message.run_id, author=message.author, timestamp=message.timestamp)
 
 
 def run_superseded(record: RunRecord) -> Conflict:

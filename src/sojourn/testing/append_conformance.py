@@ -378,6 +378,32 @@ class AppendConformance(StoreSuite):
         history = await store.history(session_key(), None)
         assert [e.seq for e in history.events] == [1, 8]
 
+    @pytest.mark.parametrize("together", [False, True])
+    async def test_what_an_attempt_has_said_again_counts_whatever_it_says_after_it(self, store: Store, together: bool) -> None:
+        run = await _with_state(store, {"a": "found"})
+        await write(store, run, event(run, 1, "x", branch="x"), event(run, 1, "later"))
+        second = (await next_attempt(store, run)).record
+        await write(store, second, event(second, 1, "new", branch="x", state={"a": 2}), said={None: 1, "x": 1})
+        await write(store, second, event(second, 1, "later"), said={None: 1, "x": 2})
+        third = (await next_attempt(store, second)).record
+        again = event(third, 1, "new", branch="x", state={"a": 2})
+        if together:
+            await write(store, third, again, event(third, 1, "other"), said={None: 1, "x": 1})
+        else:
+            await write(store, third, again, said={None: 1, "x": 1})
+            await write(store, third, event(third, 1, "other"), said={None: 1, "x": 2})
+        await write(store, third, move=Move.COMPLETE, live={None: 2, "x": 2}, said={None: 2, "x": 2})
+        assert [e.text for e in await _counting(store)] == ["Hello", "new", "other"]
+        assert await _state(store) == {"a": 2}
+
+    async def test_what_an_attempt_has_not_said_again_does_not_count_after_something_else(self, store: Store) -> None:
+        run = await start(store)
+        await write(store, run, event(run, 1, "x1", branch="x"), event(run, 1, "later"), event(run, 2, "x2", branch="x"))
+        second = (await next_attempt(store, run)).record
+        await write(store, second, event(second, 1, "x1", branch="x"), said={None: 1, "x": 1})
+        await write(store, second, event(second, 1, "other"), said={None: 1, "x": 2})
+        assert [e.text for e in await _counting(store)] == ["Hello", "x1", "other"]
+
     # -- what an attempt leaves over --------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("by", [Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.WAIT])

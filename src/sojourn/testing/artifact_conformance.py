@@ -11,6 +11,8 @@ The cases run under anyio's pytest plugin. Each needs a service without any arti
 from __future__ import annotations
 
 import asyncio
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -19,9 +21,10 @@ import pytest
 from pydantic import ValidationError
 
 from sojourn.artifact.service import ArtifactService
-from sojourn.artifact.types import ArtifactScope, parse_artifact_uri
+from sojourn.artifact.types import ArtifactScope, ArtifactVersion, parse_artifact_uri
 from sojourn.content import Part
-from sojourn.errors import InvalidInput, NotFound, SojournError, Unavailable
+from sojourn.errors import InvalidInput, NotFound, SojournError, Unavailable, Unsupported
+from sojourn.page import Page, each_item
 
 ALICE = ArtifactScope("app", "alice", "session", "uid-1")
 ALICE_ELSEWHERE = ArtifactScope("app", "alice", "other session", "uid-2")
@@ -57,6 +60,22 @@ async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
         yield piece
 
 
+async def names_of(service: ArtifactService, scope: ArtifactScope, *, limit: int = 1000) -> list[str]:
+    """All names, read in pages of this size."""
+    return [name async for name in each_item(lambda after: service.list_artifact_names(scope, limit=limit, after=after))]
+
+
+async def versions_of(service: ArtifactService, scope: ArtifactScope, name: str, *, limit: int = 1000) -> list[ArtifactVersion]:
+    """All versions of an artifact, read in pages of this size."""
+    pages = each_item(lambda after: service.list_versions(scope, name, limit=limit, after=after))
+    return [version async for version in pages]
+
+
+def _download(url: str) -> tuple[bytes, Any]:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read(), answer.headers
+
+
 async def load_bytes(service: ArtifactService, scope: ArtifactScope, name: str, version: int | None = None) -> bytes:
     """The bytes of a version that was saved as bytes."""
     part = await service.load_artifact(scope, name, version)
@@ -81,7 +100,7 @@ async def assert_absent(service: ArtifactService, scope: ArtifactScope, name: st
         lambda: service.open_artifact(scope, name, version),
     )
     if version is None:
-        assert name not in await service.list_artifact_names(scope)
+        assert name not in await names_of(service, scope)
         await assert_refused(
             NotFound,
             "artifact.not_found",
@@ -97,6 +116,9 @@ class ArtifactServiceConformance:
 
     large_bytes = 8 * 1024 * 1024
     """Size of the large artifacts that the cases save."""
+
+    has_urls = False
+    """Whether the service has presigned URLs."""
 
     @pytest.fixture
     def service(self) -> ArtifactService:
@@ -140,14 +162,14 @@ class ArtifactServiceConformance:
         assert sorted(version for version, _ in saved) == list(range(50))
         for version, data in saved:
             assert await load_bytes(service, ALICE, "report.pdf", version) == data
-        versions = await service.list_versions(ALICE, "report.pdf")
+        versions = await versions_of(service, ALICE, "report.pdf")
         assert [v.version for v in versions] == list(range(50))
         assert [v.size for v in versions] == [len(data) for _, data in sorted(saved)]
 
     async def test_list_versions_tells_all_that_is_known(self, service: ArtifactService) -> None:
         await service.save_artifact(ALICE, "a.png", b"12345", mime_type="image/png", custom_metadata={"k": 1})
         await service.save_artifact(ALICE, "a.png", Part.from_bytes(b"", "image/jpeg", display_name="Größe"))
-        first, second = await service.list_versions(ALICE, "a.png")
+        first, second = await versions_of(service, ALICE, "a.png")
         assert (first.name, first.version, first.mime_type, first.size) == ("a.png", 0, "image/png", 5)
         assert (first.custom_metadata, first.display_name, first.is_text) == ({"k": 1}, None, False)
         assert (second.name, second.version, second.mime_type, second.size) == ("a.png", 1, "image/jpeg", 0)
@@ -158,7 +180,7 @@ class ArtifactServiceConformance:
         for name in ("a", "user:a"):
             for run_id in ("run 1", None, "é" * 128, "run 1"):
                 await service.save_artifact(ALICE, name, b"x", run_id=run_id)
-            versions = await service.list_versions(ALICE, name)
+            versions = await versions_of(service, ALICE, name)
             assert [v.run_id for v in versions] == ["run 1", None, "é" * 128, "run 1"]
             assert (await service.open_artifact(ALICE, name, 2)).info.run_id == "é" * 128
         for bad in ("", "a\x00b", "x" * 257, "\ud800"):
@@ -167,7 +189,7 @@ class ArtifactServiceConformance:
                 await service.save_artifact(ALICE, name, b"x", run_id=run_id)
 
             await assert_refused(InvalidInput, "id.invalid", save)
-        assert await service.list_artifact_names(ALICE) == ["a", "user:a"]
+        assert await names_of(service, ALICE) == ["a", "user:a"]
 
     async def test_missing_is_not_found(self, service: ArtifactService) -> None:
         await assert_absent(service, ALICE, "a")
@@ -177,7 +199,7 @@ class ArtifactServiceConformance:
         await assert_absent(service, ALICE, "A")
         await assert_absent(service, ALICE, "a/b")
         await assert_absent(service, ALICE, "user:a")
-        assert await service.list_artifact_names(BOB) == []
+        assert await names_of(service, BOB) == []
 
     @pytest.mark.parametrize("version", [-1, True, 1.0, "0", 10**18])
     async def test_versions_that_cannot_be_are_refused(self, service: ArtifactService, version: Any) -> None:
@@ -219,7 +241,7 @@ class ArtifactServiceConformance:
         await service.save_artifact(ALICE, "a", Part.from_text("x"))
         assert await service.load_artifact(ALICE, "a", 0) == Part.from_bytes(b"x", "image/webp")
         assert await service.load_artifact(ALICE, "a", 1) == Part.from_text("# x")
-        types = [v.mime_type for v in await service.list_versions(ALICE, "a")]
+        types = [v.mime_type for v in await versions_of(service, ALICE, "a")]
         assert types == ["image/webp", "text/markdown; charset=utf-8", "text/plain"]
 
     @pytest.mark.parametrize(
@@ -237,7 +259,7 @@ class ArtifactServiceConformance:
     async def test_metadata_is_any_json(self, service: ArtifactService) -> None:
         metadata = {"nul": "\x00", "big": 2**80, "π": [1, 2.5, None, True, {"": "😀"}], "name": "x", "version": 9, "size": -1}
         await service.save_artifact(ALICE, "a", b"x", custom_metadata=metadata)
-        (info,) = await service.list_versions(ALICE, "a")
+        (info,) = await versions_of(service, ALICE, "a")
         assert info.custom_metadata == metadata
         assert (info.name, info.version, info.size) == ("a", 0, 1)
 
@@ -282,12 +304,12 @@ class ArtifactServiceConformance:
         data[:] = b"after!"
         metadata["list"].append(2)
         opened = await service.open_artifact(ALICE, "a")
-        for info in (*await service.list_versions(ALICE, "a"), opened.info):
+        for info in (*await versions_of(service, ALICE, "a"), opened.info):
             info.custom_metadata["list"].append(3)
             with pytest.raises((FrozenInstanceError, ValidationError)):
                 info.size = 7  # type: ignore[misc]
         assert await load_bytes(service, ALICE, "a") == b"before"
-        assert (await service.list_versions(ALICE, "a"))[0].custom_metadata == {"list": [1]}
+        assert (await versions_of(service, ALICE, "a"))[0].custom_metadata == {"list": [1]}
 
     async def test_a_buffer_that_is_used_again_is_copied(self, service: ArtifactService) -> None:
         buffer = bytearray(4)
@@ -352,6 +374,68 @@ class ArtifactServiceConformance:
         assert await unread.read() == data
         assert await load_bytes(service, ALICE, "a") == b"anew"
 
+    async def test_ranges(self, service: ArtifactService) -> None:
+        data = bytes(range(256)) * (self.large_bytes // 256)
+        size = len(data)
+        for name, saved in (("small", data[:300]), ("large", stream(data[:1_000_000], data[1_000_000:])), ("empty", b"")):
+            await service.save_artifact(ALICE, name, saved)
+        await service.save_artifact(ALICE, "small", b"newer")
+        bounds: list[tuple[int, int | None]] = [(0, None), (0, 1), (1, None), (299, 300), (5, 5), (0, 0), (10, 20), (250, 999)]
+        beyond: list[tuple[int, int | None]] = [(300, None), (301, 302), (10**12, None), (0, 10**12)]
+        for start, end in bounds + beyond:
+            opened = await service.open_artifact(ALICE, "small", 0, start=start, end=end)
+            assert await opened.read() == data[:300][start:end], (start, end)
+            assert (opened.start, opened.end) == slice(start, end).indices(300)[:2]
+            assert (opened.info.size, opened.info.version) == (300, 0)
+        for start, end in ((size - 7, None), (262_143, 262_145), (1, size - 1), (1_048_575, 6 * 1_048_577)):
+            opened = await service.open_artifact(ALICE, "large", start=start, end=end)
+            chunks = [chunk async for chunk in opened.chunks]
+            assert all(chunks)
+            assert b"".join(chunks) == data[start:end]
+        opened = await service.open_artifact(ALICE, "empty", start=0, end=5)
+        assert (await opened.read(), opened.start, opened.end) == (b"", 0, 0)
+
+    @pytest.mark.parametrize(("start", "end"), [(-1, None), (0, -1), (3, 2), (True, None), (0.0, 1), (0, "1"), (None, 1)])
+    async def test_ranges_that_cannot_be_are_refused(self, service: ArtifactService, start: Any, end: Any) -> None:
+        await assert_refused(
+            InvalidInput, "artifact.invalid_range", lambda: service.open_artifact(ALICE, "a", start=start, end=end)
+        )
+
+    async def test_a_range_can_be_read_after_its_deletion(self, service: ArtifactService) -> None:
+        data = bytes(range(256)) * (self.large_bytes // 256)
+        await service.save_artifact(ALICE, "a", data)
+        opened = await service.open_artifact(ALICE, "a", start=100, end=len(data) - 100)
+        begun = await anext(aiter(opened.chunks))
+        await service.delete_artifact(ALICE, "a")
+        assert begun + await opened.read() == data[100:-100]
+
+    async def test_presigned_urls(self, service: ArtifactService) -> None:
+        for seconds in (0, 0.5, -1, 604_801, True, "60", float("nan")):
+            bad: Any = seconds
+            await assert_refused(
+                InvalidInput,
+                "artifact.invalid_expiry",
+                lambda bad=bad: service.presigned_url(ALICE, "a", expires_in=bad),  # type: ignore[misc]
+            )
+        if not self.has_urls:
+            await service.save_artifact(ALICE, "a", b"x")
+            await assert_refused(Unsupported, "artifact.no_urls", lambda: service.presigned_url(ALICE, "a"))
+            return
+        await assert_refused(NotFound, "artifact.not_found", lambda: service.presigned_url(ALICE, "a/ä.html"))
+        for data in (b"0", b"1"):
+            await service.save_artifact(ALICE, "a/ä.html", data, mime_type="text/html")
+        for version, expected in ((0, b"0"), (1, b"1"), (None, b"1")):
+            url = await service.presigned_url(ALICE, "a/ä.html", version, expires_in=60.5)
+            body, headers = await asyncio.to_thread(_download, url)
+            assert (body, headers["content-type"]) == (expected, "text/html")
+            # So that no browser shows somebody's page as one of the storage's.
+            assert headers["content-disposition"].startswith("attachment")
+        await assert_refused(NotFound, "artifact.not_found", lambda: service.presigned_url(ALICE, "a/ä.html", 2))
+        await service.delete_artifact(ALICE, "a/ä.html")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            await asyncio.to_thread(_download, url)
+        caught.value.close()
+
     async def test_an_error_of_the_stream_saves_nothing(self, service: ArtifactService) -> None:
         async def broken() -> AsyncIterator[bytes]:
             yield bytes(2 * 1024 * 1024)
@@ -379,7 +463,7 @@ class ArtifactServiceConformance:
             with pytest.raises(asyncio.CancelledError):
                 await task
         await assert_absent(service, ALICE, "new")
-        assert [v.version for v in await service.list_versions(ALICE, "old")] == [0]
+        assert [v.version for v in await versions_of(service, ALICE, "old")] == [0]
         assert await service.save_artifact(ALICE, "new", b"x") == 0
         assert await service.save_artifact(ALICE, "old", b"x") == 1
 
@@ -397,8 +481,8 @@ class ArtifactServiceConformance:
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-        names = await service.list_artifact_names(ALICE)
-        sizes = [v.size for v in await service.list_versions(ALICE, "a")] if names else []
+        names = await names_of(service, ALICE)
+        sizes = [v.size for v in await versions_of(service, ALICE, "a")] if names else []
         assert sizes in ([], [3_000_000])
         assert task.cancelled() or (task.result(), sizes) == (0, [3_000_000])
         assert await service.save_artifact(ALICE, "a", b"x") == len(sizes)
@@ -420,11 +504,11 @@ class ArtifactServiceConformance:
             assert await service.save_artifact(ALICE, name, b"%d" % number) == 0, name
         for number, name in enumerate(ODD_NAMES):
             assert await load_bytes(service, ALICE, name) == b"%d" % number
-            assert [v.name for v in await service.list_versions(ALICE, name)] == [name]
-        assert await service.list_artifact_names(ALICE) == sorted(ODD_NAMES)
+            assert [v.name for v in await versions_of(service, ALICE, name)] == [name]
+        assert await names_of(service, ALICE) == sorted(ODD_NAMES)
         for name in ODD_NAMES:
             await service.delete_artifact(ALICE, name)
-        assert await service.list_artifact_names(ALICE) == []
+        assert await names_of(service, ALICE) == []
 
     @pytest.mark.parametrize("name", UNSAFE_NAMES)
     async def test_unsafe_names_are_refused(self, service: ArtifactService, name: str) -> None:
@@ -465,14 +549,14 @@ class ArtifactServiceConformance:
         for number, scope in enumerate(scopes):
             assert await service.save_artifact(scope, "a", b"%d" % number) == 0, scope
         for number, scope in enumerate(scopes):
-            assert await service.list_artifact_names(scope) == ["a"]
+            assert await names_of(service, scope) == ["a"]
             assert await load_bytes(service, scope, "a") == b"%d" % number
 
     async def test_the_uri_of_a_version_names_it(self, service: ArtifactService) -> None:
         for name in ("reports/july 1.pdf", "user:é?#%"):
             await service.save_artifact(ALICE, name, b"0")
             await service.save_artifact(ALICE, name, b"1")
-            for info in await service.list_versions(ALICE, name):
+            for info in await versions_of(service, ALICE, name):
                 ref = parse_artifact_uri(info.uri)
                 assert await load_bytes(service, ALICE, ref.name, ref.version) == b"%d" % info.version
 
@@ -482,7 +566,7 @@ class ArtifactServiceConformance:
         assert await service.save_artifact(ALICE, "user:photo", b"0") == 0
         assert await service.save_artifact(ALICE_ELSEWHERE, "user:photo", b"1") == 1
         assert await load_bytes(service, ALICE, "user:photo") == b"1"
-        assert await service.list_artifact_names(ALICE_RECREATED) == ["user:photo"]
+        assert await names_of(service, ALICE_RECREATED) == ["user:photo"]
         await assert_absent(service, ALICE, "photo")
         for scope in (BOB, BOB_SAME_UID, OTHER_APP, OTHER_APP_SAME_UID):
             await assert_absent(service, scope, "user:photo")
@@ -508,7 +592,59 @@ class ArtifactServiceConformance:
             await service.save_artifact(ALICE, name, b"x")
         await service.save_artifact(ALICE_ELSEWHERE, "elsewhere", b"x")
         await service.save_artifact(BOB, "user:bob", b"x")
-        assert await service.list_artifact_names(ALICE) == ["B", "a", "a-b", "a/b", "b", "user:a", "z", "é"]
+        assert await names_of(service, ALICE) == ["B", "a", "a-b", "a/b", "b", "user:a", "z", "é"]
+
+    async def test_names_are_listed_in_pages(self, service: ArtifactService) -> None:
+        names = sorted([f"n{number}" for number in range(7)] + ["user:a", "user:b", "é", "a" * 250, "b" * 250])
+        for name in names:
+            await service.save_artifact(ALICE, name, b"x")
+        first = await service.list_artifact_names(ALICE, limit=5)
+        assert (first.items, first.next is None) == (names[:5], False)
+        for limit in (1, 2, 5, len(names), 1000):
+            assert await names_of(service, ALICE, limit=limit) == names
+        assert (await service.list_artifact_names(ALICE, limit=len(names))).next is None
+        assert await service.list_artifact_names(BOB) == Page([], None)
+
+    async def test_names_that_come_and_go_between_pages(self, service: ArtifactService) -> None:
+        for name in ("b", "c", "d", "e", "user:f"):
+            await service.save_artifact(ALICE, name, b"x")
+        page = await service.list_artifact_names(ALICE, limit=2)
+        await service.delete_artifact(ALICE, "c")
+        for name in ("a", "bb", "dd"):
+            await service.save_artifact(ALICE, name, b"x")
+        rest = await service.list_artifact_names(ALICE, after=page.next)
+        assert page.items + rest.items == ["b", "c", "d", "dd", "e", "user:f"]
+
+    async def test_versions_are_listed_in_pages(self, service: ArtifactService) -> None:
+        for number in range(12):
+            await service.save_artifact(ALICE, "a", b"x" * number)
+        for limit in (1, 5, 12, 1000):
+            found = await versions_of(service, ALICE, "a", limit=limit)
+            assert [(v.version, v.size) for v in found] == [(number, number) for number in range(12)]
+        page = await service.list_versions(ALICE, "a", limit=10)
+        await service.save_artifact(ALICE, "a", b"new")
+        last = await service.list_versions(ALICE, "a", limit=3, after=page.next)
+        assert ([v.version for v in last.items], last.next) == ([10, 11, 12], None)
+        await service.delete_artifact(ALICE, "a")
+        await assert_refused(
+            NotFound, "artifact.not_found", lambda: service.list_versions(ALICE, "a", limit=3, after=page.next)
+        )
+
+    async def test_pages_that_cannot_be_are_refused(self, service: ArtifactService) -> None:
+        await service.save_artifact(ALICE, "a", b"x")
+        bad: list[dict[str, Any]] = [{"limit": limit} for limit in (0, -1, 1001, True, "5", 5.0)]
+        for page in (*bad, {"after": 7}, {"after": "../x"}, {"after": ""}):
+            await assert_refused(
+                InvalidInput,
+                "page.invalid",
+                lambda page=page: service.list_artifact_names(ALICE, **page),  # type: ignore[misc]
+            )
+        for page in (*bad, {"after": 7}, {"after": "x"}, {"after": "-1"}, {"after": "01"}, {"after": ""}):
+            await assert_refused(
+                InvalidInput,
+                "page.invalid",
+                lambda page=page: service.list_versions(ALICE, "a", **page),  # type: ignore[misc]
+            )
 
     # Deleting
 
@@ -519,8 +655,8 @@ class ArtifactServiceConformance:
         await service.delete_artifact(ALICE, "a")
         await assert_absent(service, ALICE, "a")
         await assert_absent(service, ALICE, "a", 0)
-        assert await service.list_artifact_names(ALICE) == ["a/b", "user:a"]
-        assert await service.list_artifact_names(ALICE_ELSEWHERE) == ["a", "user:a"]
+        assert await names_of(service, ALICE) == ["a/b", "user:a"]
+        assert await names_of(service, ALICE_ELSEWHERE) == ["a", "user:a"]
         await service.delete_artifact(ALICE, "user:a")
         await assert_absent(service, ALICE_ELSEWHERE, "user:a")
 
@@ -539,7 +675,7 @@ class ArtifactServiceConformance:
             await service.save_artifact(scope, "a", b"x")
         await service.delete_session_artifacts(ALICE)
         await service.delete_session_artifacts(ALICE)
-        assert await service.list_artifact_names(ALICE) == ["user:a"]
+        assert await names_of(service, ALICE) == ["user:a"]
         for scope in (ALICE_ELSEWHERE, BOB_SAME_UID, OTHER_APP_SAME_UID):
             assert await load_bytes(service, scope, "a") == b"x"
         assert await service.save_artifact(ALICE, "a", b"new") == 0
@@ -552,10 +688,10 @@ class ArtifactServiceConformance:
         await service.delete_user_artifacts("app", "alice")
         await service.delete_user_artifacts("app", "nobody")
         for scope in (ALICE, ALICE_ELSEWHERE):
-            assert await service.list_artifact_names(scope) == []
+            assert await names_of(service, scope) == []
             await assert_absent(service, scope, "user:a")
         for scope in (BOB_SAME_UID, OTHER_APP_SAME_UID):
-            assert await service.list_artifact_names(scope) == ["a", "b/c", "user:a"]
+            assert await names_of(service, scope) == ["a", "b/c", "user:a"]
             assert await load_bytes(service, scope, "user:a") == b"x"
         assert await service.save_artifact(ALICE, "a", b"new") == 0
 
@@ -580,7 +716,7 @@ class ArtifactServiceConformance:
         async def reads() -> None:
             for _ in range(20):
                 try:
-                    versions = await service.list_versions(ALICE, "a")
+                    versions = await versions_of(service, ALICE, "a")
                     data = await load_bytes(service, ALICE, "a")
                 except NotFound:
                     continue
@@ -591,7 +727,7 @@ class ArtifactServiceConformance:
 
         await asyncio.gather(*(saves(worker) for worker in range(4)), deletes(), reads(), deletes())
         await service.save_artifact(ALICE, "a", b"last")
-        versions = await service.list_versions(ALICE, "a")
+        versions = await versions_of(service, ALICE, "a")
         assert [v.version for v in versions] == list(range(len(versions)))
         assert await load_bytes(service, ALICE, "a") == b"last"
 
@@ -606,6 +742,7 @@ class ArtifactServiceConformance:
             lambda: failing_service.load_artifact(ALICE, "a"),
             lambda: failing_service.load_artifact(ALICE, "user:a", 0),
             lambda: failing_service.open_artifact(ALICE, "a"),
+            lambda: failing_service.open_artifact(ALICE, "a", start=1, end=2),
             lambda: failing_service.list_artifact_names(ALICE),
             lambda: failing_service.list_versions(ALICE, "a"),
             lambda: failing_service.delete_artifact(ALICE, "a"),

@@ -22,7 +22,7 @@ from sojourn.content import Content, Part
 from sojourn.errors import InvalidInput, SojournError, Unavailable
 from sojourn.event import Event
 from sojourn.memory.service import MemoryService
-from sojourn.memory.types import Memory
+from sojourn.memory.types import Memory, MemoryFilter
 
 APP = "app"
 ALICE = "alice"
@@ -177,6 +177,93 @@ class MemoryServiceConformance:
         await service.add(APP, BOB, [Memory("tea a bob's")])
         assert set(texts(await service.search(APP, ALICE, query))) <= {"tea a"}
         assert texts(await everything(service)) == ["tea a"]
+
+    # Filters
+
+    async def fill_for_filters(self, service: MemoryService) -> None:
+        """Entries "tea 1" to "tea 6" that differ in what a filter looks at; 6 is of another session by `add_session`."""
+        entries = [
+            Memory("tea 1", id="1", timestamp=1.0, author="user", session_id="a", metadata={"kind": "fact", "n": 1}),
+            Memory("tea 2", id="2", timestamp=2.5, author="user", session_id="b", metadata={"kind": "fact", "n": 2}),
+            Memory("tea 3", id="3", timestamp=3.0, author="helper", session_id="a", metadata={"kind": "event", "n": 1.0}),
+            Memory("tea 4", id="4", timestamp=4.0, metadata={"kind": None, "n": True, "deep": {"a": [1, "x"], "b": "\x00"}}),
+            Memory("tea 5", id="5", timestamp=5.0, author="user"),
+        ]
+        await service.add(APP, ALICE, entries)
+        await service.add_session(APP, ALICE, "c", [said("1", "tea 6", timestamp=6.0)])
+        await service.add(APP, BOB, [Memory("tea of bob", id="1", timestamp=1.0, author="user", session_id="a")])
+
+    @pytest.mark.parametrize(
+        ("filter", "found"),
+        [
+            (MemoryFilter(), "123456"),
+            (MemoryFilter(author="user"), "1256"),
+            (MemoryFilter(author="helper"), "3"),
+            (MemoryFilter(author="nobody"), ""),
+            (MemoryFilter(author="' OR 1=1; --"), ""),
+            (MemoryFilter(session_id="a"), "13"),
+            (MemoryFilter(session_id="c"), "6"),
+            (MemoryFilter(session_id="unknown"), ""),
+            (MemoryFilter(since=3.0), "3456"),
+            (MemoryFilter(until=3.0), "12"),
+            (MemoryFilter(since=2.5, until=5), "234"),
+            (MemoryFilter(since=5, until=5), ""),
+            (MemoryFilter(since=6, until=1), ""),
+            (MemoryFilter(metadata={"kind": "fact"}), "12"),
+            (MemoryFilter(metadata={"n": 1}), "13"),
+            (MemoryFilter(metadata={"n": 1.0}), "13"),
+            (MemoryFilter(metadata={"n": True}), "4"),
+            (MemoryFilter(metadata={"n": "1"}), ""),
+            (MemoryFilter(metadata={"kind": None}), "4"),
+            (MemoryFilter(metadata={"unknown": None}), ""),
+            (MemoryFilter(metadata={"deep": {"b": "\x00", "a": [1.0, "x"]}}), "4"),
+            (MemoryFilter(metadata={"deep": {"a": ["x", 1], "b": "\x00"}}), ""),
+            (MemoryFilter(metadata={"deep": {"a": [1, "x"]}}), ""),
+            (MemoryFilter(metadata={"kind": "fact", "n": 2}), "2"),
+            (MemoryFilter(metadata={"kind": "event", "n": 2}), ""),
+            (MemoryFilter(author="user", session_id="a", since=1, until=2, metadata={"n": 1}), "1"),
+            (MemoryFilter(author="user", session_id="a", since=2), ""),
+        ],
+        ids=str,
+    )
+    async def test_a_filter(self, service: MemoryService, filter: MemoryFilter, found: str) -> None:
+        await self.fill_for_filters(service)
+        entries = await service.search(APP, ALICE, "tea", limit=10, filter=filter)
+        assert "".join(sorted(entry.text[-1] for entry in entries)) == found
+
+    async def test_what_does_not_meet_a_filter_does_not_count_for_the_limit(self, service: MemoryService) -> None:
+        wanted = [Memory("a long text in which somewhere there is tea", id=f"w{n}", author="wanted") for n in range(3)]
+        await service.add(APP, ALICE, [*(Memory("tea", author="other") for _ in range(50)), *wanted])
+        found = await service.search(APP, ALICE, "tea", limit=2, filter=MemoryFilter(author="wanted"))
+        assert [(entry.author, entry.text) for entry in found] == [("wanted", wanted[0].text)] * 2
+
+    async def test_a_filter_changes_no_score(self, service: MemoryService) -> None:
+        await service.add(APP, ALICE, [Memory(text, author="even" if n % 2 else "odd") for n, text in enumerate(FACTS)])
+        query = "the red lamp of the router and her cats"
+        unfiltered = await service.search(APP, ALICE, query, limit=10)
+        found = await service.search(APP, ALICE, query, limit=10, filter=MemoryFilter(author="odd"))
+        assert found
+        assert found == [entry for entry in unfiltered if entry.author == "odd"]
+        good = found[0].score
+        assert await service.search(APP, ALICE, query, limit=10, min_score=good, filter=MemoryFilter(author="odd")) == [
+            entry for entry in found if entry.score == good
+        ]
+
+    @pytest.mark.parametrize("filter", [{"author": "user"}, "author", 7])
+    async def test_filters_that_are_none_are_refused(self, service: MemoryService, filter: Any) -> None:
+        await assert_refused("memory.invalid_query", lambda: service.search(APP, ALICE, "tea", filter=filter))
+
+    @pytest.mark.parametrize("session_id", ["", "a\x00b", "x" * 257])
+    async def test_sessions_of_a_filter_that_cannot_be_are_refused(self, service: MemoryService, session_id: str) -> None:
+        given = MemoryFilter(session_id=session_id)
+        await assert_refused("id.invalid", lambda: service.search(APP, ALICE, "tea", filter=given))
+
+    @pytest.mark.parametrize(
+        "wrong", [{"auther": "user"}, {"since": float("nan")}, {"until": float("inf")}, {"metadata": {"a": float("nan")}}]
+    )
+    def test_filters_that_cannot_be_are_not_made(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises((ValidationError, SojournError)):
+            MemoryFilter(**wrong)
 
     # Unicode
 
@@ -395,7 +482,8 @@ class MemoryServiceConformance:
             entries = await everything(service)
             assert sorted(texts(e for e in entries if e.session_id == SESSION)) == ["a note", "birds"]
             assert sorted(texts(e for e in entries if e.session_id == "other")) == ["birds", "cats", "dogs", "tea"]
-        assert {e.session_id for e in await service.search(APP, ALICE, "tea")} == {"other"}
+        found = await service.search(APP, ALICE, "tea")
+        assert [e.session_id for e in found if e.text == "tea"] == ["other"]
 
     async def test_events_with_one_that_has_no_id_are_refused(self, service: MemoryService) -> None:
         await service.add_session(APP, ALICE, SESSION, [said("1", "tea")])

@@ -262,6 +262,15 @@ class SupersedesTheWholeRun(Saboteur):
         return appended
 
 
+class ForgetsWhatWasSaidAgain(Saboteur):
+    """An event that differs takes with it what the attempt has said again before it."""
+
+    caught_by = ("test_what_an_attempt_has_said_again_counts_whatever_it_says_after_it",)
+
+    async def append(self, fence: Fence, batch: Batch) -> Appended:
+        return await super().append(fence, replace(batch, said=None))
+
+
 class StoresReplaysAgain(Saboteur):
     """An event that is repeated is stored once more."""
 
@@ -492,7 +501,8 @@ class FailureIsAbsence(FaultyStore):
 
 SABOTEURS: tuple[type[Saboteur], ...] = (
     LosesEvents, AcceptsStaleFence, AppendsOneByOne, KeepsCallersDict, HandsOutItsOwnDicts, LeavesSeqGaps, OverwritesOnCreate,
-    MixesUpUsers, MixesUpIds, PutsNothingBack, ShowsAttemptsTheirWrites, SupersedesTheWholeRun, StoresReplaysAgain,
+    MixesUpUsers, MixesUpIds, PutsNothingBack, ShowsAttemptsTheirWrites, SupersedesTheWholeRun, ForgetsWhatWasSaidAgain,
+    StoresReplaysAgain,
     AnswersTwice, SplitsPairs, PinsOnlyCalls, CutsTheWindowFirst, HidesAppState, LosesIncrements, UsesRunUidsAgain,
     KeepsEventsOfTheDeleted, KeepsWhatCameAfter, TakesThePlaceTooSoon, RepeatsWhatGoesOn, GoesOnWhereTheOldBranchWas,
     SumsUpItsRuns, CountsRepeatsAgain, CountsWhatIsRefused,

@@ -27,6 +27,7 @@ from sojourn import platform
 from sojourn.content import Content, Part
 from sojourn.errors import NotFound, SojournError
 from sojourn.event import Event, EventActions, Usage
+from sojourn.run.retention import SupportsRetention
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Batch, Begun, Fence, NewRun, Store
 from sojourn.run.types import Interrupt, RunError, RunRecord, Step
@@ -130,6 +131,7 @@ _batches = st.fixed_dictionaries(
         "increments": st.one_of(st.just({}), st.just({}), _increments),
         "move": _moves,
         "live": _lives,
+        "said": _lives,
         "died": st.booleans(),
         "agent": st.sampled_from([None, None, None, "billing"]),
         "digest": st.sampled_from(["d1", "d2"]),
@@ -392,6 +394,29 @@ class StoreComparison(RuleBasedStateMachine):
                 if what != "delete":
                     self._both(lambda side: side.store.create_session(**_named(key)))
 
+    @precondition(lambda self: isinstance(self.tested.store, SupportsRetention))
+    @rule(
+        key=_keys,
+        keep=st.one_of(st.none(), st.integers(0, 8)),
+        age=st.one_of(st.none(), st.sampled_from([0.0, 5.0, 20.0])),
+        limit=st.sampled_from([1, 3, 1000]),
+    )
+    def trim(self, key: SessionKey, keep: int | None, age: float | None, limit: int) -> None:
+        """Removes old runs of a session."""
+        before = None if age is None else self._clock.now() - age
+        self._both(lambda side: _retaining(side).trim_session(key, keep_events=keep, ended_before=before, limit=limit))
+
+    @precondition(lambda self: isinstance(self.tested.store, SupportsRetention))
+    @rule(key=_keys, idle=st.sampled_from([5.0, 5.0, None]), again=st.booleans())
+    def drop(self, key: SessionKey, idle: float | None, again: bool) -> None:
+        """Removes a session, maybe only if it is idle, and maybe what else is kept of its user."""
+        since = None if idle is None else self._clock.now() - idle
+        self._both(lambda side: _retaining(side).drop_session(key, idle_since=since, limit=1000))
+        self._both(lambda side: _dropped_keys(_retaining(side)))
+        self._both(lambda side: _retaining(side).user_state(key.app_name, key.user_id))
+        if again:
+            self._both(lambda side: _retaining(side).erase_user(key.app_name, key.user_id))
+
     @precondition(lambda self: self.durable)
     @rule()
     def reopen(self) -> None:
@@ -464,7 +489,9 @@ class StoreComparison(RuleBasedStateMachine):
 
     def _stored(self, run: _RunKey) -> list[Event]:
         """The agent's events of a run that count."""
-        events = self._runner.run(self.model.store.run_events(self.model.uids[run]))
+        record = self._record(run)
+        after = record.last_pos if record.trimmed else 0
+        events = self._runner.run(self.model.store.run_events(record.uid, after=after))
         return [e for e in events if not e.superseded]
 
     def _some_running(self, data: st.DataObject) -> _RunKey:
@@ -480,6 +507,15 @@ class StoreComparison(RuleBasedStateMachine):
     def _asked(self) -> list[tuple[_RunKey, str]]:
         found = self._runner.run(self.model.store.list_interrupts(APP_NAME))
         return [((i.user_id, i.run_id), i.id) for i in found]
+
+
+def _retaining(side: _Side) -> SupportsRetention:
+    assert isinstance(side.store, SupportsRetention)
+    return side.store
+
+
+async def _dropped_keys(store: SupportsRetention) -> list[SessionKey]:
+    return [dropped.key for dropped in await store.dropped_sessions(APP_NAME)]
 
 
 def _ordinals(events: list[Event]) -> Counter[str | None]:
@@ -529,6 +565,7 @@ def _batch(run: RunRecord, drawn: dict[str, Any], ordinals: Counter[str | None])
         died=drawn.get("died", False),
         agent=drawn.get("agent") if events else None,
         live=drawn.get("live"),
+        said=drawn.get("said"),
     )
 
 

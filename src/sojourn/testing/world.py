@@ -142,7 +142,7 @@ async def _read_session(store: Store, listed: Session) -> World:
 
 
 async def _read_run(store: Store, run: RunRecord) -> World:
-    events = await store.run_events(run.uid, limit=_PAGE)
+    events = await store.run_events(run.uid, after=run.last_pos if run.trimmed else 0, limit=_PAGE)
     record = {**asdict(run), "message": _event(run.message), "usage": {k: n for k, n in run.usage.items() if n}}
     del record["uid"], record["session_uid"]
     return {

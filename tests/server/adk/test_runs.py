@@ -97,7 +97,7 @@ async def test_the_app_may_be_left_out_where_there_is_one():
         body = run_body("hi")
         del body["appName"]
         assert (await client.post("/run", json=body)).status_code == 200
-    two = create_app([make_runner(), Runner(app_name="other", agent=helper)], ServerConfig(allowed_hosts="*"))
+    two = create_app([make_runner(), Runner(app_name="other", agent=helper)], ServerConfig(allowed_hosts=("*",)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(two), base_url="http://localhost") as client:
         await client.post(sessions(), json={"sessionId": "s"})
         assert_problem(await client.post("/run", json=body), 400, "app.missing")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sojourn.errors import Unavailable
-from sojourn.store.sqlite import connection
+from sojourn.sqlite import connection
 from sojourn.store.sqlite.service import SqliteSessionService
 from sojourn.testing.builders import event, finished, start, write
 from tests.store.sqlite.processes import said_by

@@ -16,6 +16,7 @@ from sojourn.run.status import Move, RunStatus
 from sojourn.run.types import RunQuery
 from sojourn.session.state import StateDelta
 from sojourn.session.types import SessionKey
+from sojourn.store.prepared import submission_of
 from sojourn.store.sqlite import history, records, runs, sessions, submits
 from sojourn.store.sqlite.connection import connect
 from sojourn.store.sqlite.messages import Messages
@@ -183,7 +184,7 @@ async def test_a_repeat_costs_what_ceases_to_count(path: Path, opened, begin: bo
         for n in range(turns):
             await finished(store, f"{turns}/{n}", key, "a", "b")
             await finished(store, f"other {turns}/{n}", SessionKey("shop", "alice", f"{turns}/{n}"), "x")
-        new = submits.submission_of(new_run(f"again {turns}", key, retry_of=f"{turns}/{turns - 2}"))
+        new = submission_of(new_run(f"again {turns}", key, retry_of=f"{turns}/{turns - 2}"))
         queued = None if begin else (await store.submit(new.run, begin=False)).record
 
         def repeat(conn, new=new, queued=queued):

@@ -14,9 +14,10 @@ from sojourn.errors import Unavailable, Unsupported
 from sojourn.event import Usage
 from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
-from sojourn.store.sqlite import schema
+from sojourn.sqlite import schema
+from sojourn.sqlite.schema import APPLICATION_ID, Migration
 from sojourn.store.sqlite.connection import connect
-from sojourn.store.sqlite.schema import APPLICATION_ID, MIGRATIONS, Migration
+from sojourn.store.sqlite.schema import MIGRATIONS
 from sojourn.testing.builders import finished
 from tests.store.sqlite.processes import other
 
@@ -37,7 +38,7 @@ def test_a_file_is_made(path: Path) -> None:
     assert conn.execute("PRAGMA synchronous").fetchone() == (2,)
     tables = conn.execute("SELECT name, strict FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     assert dict(tables.fetchall()) == dict.fromkeys(
-        ("sessions", "runs", "events", "calls", "state", "undo", "steps", "interrupts", "user_usage"), 1
+        ("sessions", "runs", "events", "calls", "state", "undo", "steps", "interrupts", "user_usage", "dropped_sessions"), 1
     )
     conn.close()
 

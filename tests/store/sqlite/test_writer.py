@@ -11,9 +11,9 @@ import pytest
 
 from sojourn.errors import Conflict, Fenced, InvalidInput, SojournError, Unavailable
 from sojourn.run.status import Move, RunStatus
+from sojourn.sqlite.worker import MAX_BATCH, Worker
+from sojourn.sqlite.writer import Writer
 from sojourn.store.sqlite.service import SqliteSessionService
-from sojourn.store.sqlite.worker import MAX_BATCH, Worker
-from sojourn.store.sqlite.writer import Writer
 from sojourn.testing.builders import attempt, event, new_run, session_key, start, write
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ from typing import Any
 from sojourn.content import Content, FunctionResponse, Part
 from sojourn.errors import InvalidInput
 from sojourn.run.types import Interrupt
-from sojourn.runner.answering import check_answer
 from sojourn.runner.runner import Runner
+from sojourn.runner.submitting.answering import check_answer
 from sojourn.session.types import SessionKey
 
 

@@ -5,23 +5,26 @@ Names may hold `/`, so that the routes that end in something else than the name 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from sojourn.agents.context import not_configured
 from sojourn.artifact.service import ArtifactService
 from sojourn.artifact.types import Artifact, ArtifactScope, ArtifactVersion
 from sojourn.content import Part, Value
-from sojourn.errors import NotFound
 from sojourn.jsonvalue import JsonValue
+from sojourn.page import MAX_PAGE, each_item
 from sojourn.server.access import Caller, CallerDep
 from sojourn.server.adk.bodies import NewArtifact
 from sojourn.server.adk.responses import json_response
 from sojourn.server.adk.sessions import session_of
+from sojourn.server.config import ServerConfig
+from sojourn.server.download import Download
 from sojourn.server.jsonbody import JsonRoute
 
 router = APIRouter(
@@ -80,7 +83,7 @@ async def _artifacts(caller: Caller, app_name: str, user_id: str, session_id: st
 async def list_artifacts(app_name: str, user_id: str, session_id: str, caller: CallerDep) -> list[str]:
     """The names of the session's artifacts and of the user's."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    return await service.list_artifact_names(scope)
+    return [name async for name in each_item(lambda after: service.list_artifact_names(scope, limit=MAX_PAGE, after=after))]
 
 
 @router.post("", summary="Save an artifact")
@@ -90,7 +93,7 @@ async def save_artifact(
     """Saves the next version of an artifact."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
     version = await service.save_artifact(scope, new.filename, new.artifact, custom_metadata=new.custom_metadata)
-    opened = await service.open_artifact(scope, new.filename, version)
+    opened = await service.open_artifact(scope, new.filename, version, end=0)
     return _version(opened.info)
 
 
@@ -100,13 +103,8 @@ async def get_version_metadata(
 ) -> AdkArtifactVersion:
     """What is known of a version, without its bytes."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    versions = await service.list_versions(scope, name)
-    if version == "latest":
-        return _version(versions[-1])
-    found = next((v for v in versions if v.version == version), None)
-    if found is None:
-        raise NotFound(f"version {version} of artifact {name!r} does not exist", code="artifact.not_found")
-    return _version(found)
+    opened = await service.open_artifact(scope, name, None if version == "latest" else version, end=0)
+    return _version(opened.info)
 
 
 @router.get("/{name:path}/versions/metadata", summary="List versions with their metadata")
@@ -115,7 +113,7 @@ async def list_versions_metadata(
 ) -> list[AdkArtifactVersion]:
     """All versions of an artifact, oldest first."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    return [_version(version) for version in await service.list_versions(scope, name)]
+    return [_version(version) async for version in _versions(service, scope, name)]
 
 
 @router.get("/{name:path}/versions/{version}", summary="Load a version", response_model=Part, responses=DOWNLOAD)
@@ -124,14 +122,14 @@ async def load_version(
 ) -> Response:
     """A version."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    return await _load(service, scope, name, None if version == "latest" else version, alt)
+    return await _load(service, scope, name, None if version == "latest" else version, alt, caller.serving.config)
 
 
 @router.get("/{name:path}/versions", summary="List versions")
 async def list_versions(app_name: str, user_id: str, session_id: str, name: Name, caller: CallerDep) -> list[int]:
     """The numbers of an artifact's versions."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    return [version.version for version in await service.list_versions(scope, name)]
+    return [version.version async for version in _versions(service, scope, name)]
 
 
 @router.get("/{name:path}", summary="Load an artifact", response_model=Part, responses=DOWNLOAD)
@@ -146,7 +144,7 @@ async def load_artifact(
 ) -> Response:
     """The newest version, or another one."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    return await _load(service, scope, name, version, alt)
+    return await _load(service, scope, name, version, alt, caller.serving.config)
 
 
 @router.delete("/{name:path}", summary="Delete an artifact")
@@ -154,6 +152,10 @@ async def delete_artifact(app_name: str, user_id: str, session_id: str, name: Na
     """Deletes all versions of an artifact."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
     await service.delete_artifact(scope, name)
+
+
+def _versions(service: ArtifactService, scope: ArtifactScope, name: str) -> AsyncIterator[ArtifactVersion]:
+    return each_item(lambda after: service.list_versions(scope, name, limit=MAX_PAGE, after=after))
 
 
 def _version(version: ArtifactVersion) -> AdkArtifactVersion:
@@ -166,13 +168,15 @@ def _version(version: ArtifactVersion) -> AdkArtifactVersion:
     )
 
 
-async def _load(service: ArtifactService, scope: ArtifactScope, name: str, version: int | None, alt: str) -> Response:
+async def _load(
+    service: ArtifactService, scope: ArtifactScope, name: str, version: int | None, alt: str, config: ServerConfig
+) -> Response:
     if alt == "media":
-        return _download(await service.open_artifact(scope, name, version))
+        return _download(await service.open_artifact(scope, name, version), config)
     return json_response((await service.load_artifact(scope, name, version)).to_json())
 
 
-def _download(artifact: Artifact) -> Response:
+def _download(artifact: Artifact, config: ServerConfig) -> Response:
     """The bytes of an artifact, which no browser shows as a page of this server's."""
     info = artifact.info
     headers = {
@@ -180,4 +184,4 @@ def _download(artifact: Artifact) -> Response:
         "content-disposition": f"attachment; filename*=UTF-8''{quote(info.name.rpartition('/')[2], safe='')}",
         "content-security-policy": "sandbox",
     }
-    return StreamingResponse(artifact.chunks, headers=headers, media_type=info.mime_type)
+    return Download(artifact.chunks, config, headers=headers, media_type=info.mime_type)

@@ -24,7 +24,8 @@ from sojourn.server.framing import JsonLines, ServerSentEvents, accepted_framing
 from sojourn.server.problems import problem_of
 from sojourn.server.runs.idempotency import without_digest
 from sojourn.server.runs.views import run_location
-from sojourn.server.stream import RUN_ID_HEADER, StreamResponse, client_gone, header_text
+from sojourn.server.sending import client_gone
+from sojourn.server.stream import RUN_ID_HEADER, StreamResponse, header_text
 from sojourn.server.vocabulary import AdkEvents
 
 router = APIRouter(tags=["adk"], route_class=DirectRoute)

@@ -16,8 +16,9 @@ from sojourn.jsonvalue import JsonValue
 from sojourn.run.types import RunRecord, Step
 from sojourn.runner.runner import Runner
 from sojourn.server.access import Caller, CallerDep
+from sojourn.server.paths import PathRoute
 
-router = APIRouter(tags=["adk"])
+router = APIRouter(tags=["adk"], route_class=PathRoute)
 
 RUNS = 50
 """How many runs of a session are told of, the newest."""
@@ -71,7 +72,9 @@ async def _trace(caller: Caller, runner: Runner, session_id: str) -> list[TraceS
     spans: list[TraceSpan] = []
     for record in reversed(runs.items):
         if record.started_at is not None:
-            events = await runner.store.run_events(record.uid, limit=EVENTS)
+            # Of a run that retention has trimmed, nothing is left but its beginning and end.
+            after = record.last_pos if record.trimmed else 0
+            events = await runner.store.run_events(record.uid, after=after, limit=EVENTS)
             spans += _spans(record, record.started_at, events, await runner.store.list_steps(record.uid))
     return spans
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -18,6 +18,7 @@ from sojourn.run.types import RunRecord
 from sojourn.runner.observe import Observer
 from sojourn.runner.runner import Runner
 from sojourn.server.counting import count_runs
+from sojourn.server.operations.stores import is_failure
 
 WAITING_SECONDS = 30.0
 """For how long the number of runs that wait for people is taken to be what it was: only the store knows it."""
@@ -34,6 +35,9 @@ class Metrics:
 
     Args:
         runners: What is served, by app.
+
+    Attributes:
+        streamed_bytes: Bytes sent on streams and WebSockets. Added to for each piece, so a number and no `Counter`.
     """
 
     def __init__(self, runners: Mapping[str, Runner]) -> None:
@@ -63,7 +67,8 @@ class Metrics:
             ("method", "route", "status"), registry=registry, buckets=_SLOW,
         )  # fmt: skip
         self.open_streams = Gauge("sojourn_open_streams", "Event streams and WebSockets that are open.", registry=registry)
-        self.streamed_bytes = Counter("sojourn_streamed_bytes", "Bytes sent on streams and WebSockets.", registry=registry)
+        self.streamed_bytes = 0
+        registry.register(_StreamedBytes(self))
         for name, runner in runners.items():
             runner.add_observer(RunMetrics(self, name))
 
@@ -133,10 +138,21 @@ class RunMetrics(Observer):
     def store_called(self, operation: str, seconds: float, error: BaseException | None) -> None:
         """See `Observer`."""
         self._store_seconds[operation].observe(seconds)
-        # That a session does not exist, or an answer comes too late, is an answer of a store that is well.
-        refused = isinstance(error, SojournError) and error.http_status < 500
-        if isinstance(error, Exception) and not refused:
+        if is_failure(error):
             self._store_errors[operation].inc()
+
+
+class _StreamedBytes(Collector):
+    """What was sent on streams, read when it is asked for."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        yield CounterMetricFamily(
+            "sojourn_streamed_bytes", "Bytes sent on streams and WebSockets.", value=self._metrics.streamed_bytes
+        )
 
 
 class _Runs(Collector):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import platform
 from typing import Annotated
@@ -12,15 +11,12 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from sojourn.content import Value
-from sojourn.errors import Unavailable
 from sojourn.server.access import CallerDep
 from sojourn.server.operations.metrics import Metrics
+from sojourn.server.operations.stores import Stores
 from sojourn.server.problems import MEDIA_TYPE
-from sojourn.server.serving import Serving, serving_of
+from sojourn.server.serving import serving_of
 from sojourn.server.telling import draining_error
-
-READY_SECONDS = 2.0
-"""How long a store may take to answer before the server does not pass for ready."""
 
 VERSION = importlib.metadata.version("sojourn")
 
@@ -51,33 +47,37 @@ class Version(BaseModel):
     language_version: str
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Whether the process is alive", response_model=Status)
 async def livez() -> Status:
     """Answers as long as the process can: it asks nothing else."""
     return Status()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="The same as /livez", response_model=Status)
 async def health() -> Status:
     """Another usual name for it."""
     return Status()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     summary="Whether the server takes requests",
     response_model=Status,
-    responses={503: {"description": "It shuts down, or a store does not answer.", "content": {MEDIA_TYPE: {}}}},
+    responses={503: {"description": "It shuts down, or a store fails.", "content": {MEDIA_TYPE: {}}}},
 )
 async def readyz(request: Request) -> Status:
-    """Answers if the stores do, within two seconds, and the server is not about to end."""
-    serving = serving_of(request)
-    if serving.draining:
+    """Answers if the stores do, within two seconds, take what is written, and the server is not about to end."""
+    if serving_of(request).draining:
         raise draining_error()
-    await check_stores(serving)
+    stores: Stores = request.app.state.stores
+    await stores.check()
     return Status()
 
 
+@router.head("/version", include_in_schema=False)
 @router.get("/version", summary="What the server is", response_model=Version)
 async def version() -> Version:
     """The version of Sojourn and of Python."""
@@ -95,15 +95,17 @@ async def metrics(request: Request, accept: Annotated[str, Header(include_in_sch
     return Response(body, headers={"content-type": media_type})
 
 
-def include_operations(app: FastAPI, numbers: Metrics, *, public_metrics: bool) -> None:
+def include_operations(app: FastAPI, numbers: Metrics, stores: Stores, *, public_metrics: bool) -> None:
     """Adds these routes to an app.
 
     Args:
         app: The app.
         numbers: What `/metrics` tells.
+        stores: What `/readyz` asks.
         public_metrics: Whether it tells everybody.
     """
     app.state.metrics = numbers
+    app.state.stores = stores
     app.include_router(router)
     app.add_api_route(
         "/metrics",
@@ -114,17 +116,3 @@ def include_operations(app: FastAPI, numbers: Metrics, *, public_metrics: bool) 
         response_class=Response,
         responses={200: {"description": "In the text format of Prometheus, or as OpenMetrics.", "content": {"text/plain": {}}}},
     )
-
-
-async def check_stores(serving: Serving) -> None:
-    """Asks each store of a server whether it answers.
-
-    Raises:
-        Unavailable: `store.unavailable`.
-    """
-    by_store = {id(runner.store): runner for runner in serving.runners.values()}
-    try:
-        async with asyncio.timeout(READY_SECONDS):
-            await asyncio.gather(*(runner.check_store() for runner in by_store.values()))
-    except TimeoutError:
-        raise Unavailable(f"the store did not answer within {READY_SECONDS:g} seconds; try again later") from None

@@ -43,9 +43,10 @@ class Watch:
             await self._app(scope, receive, send)
             return
         watched = _Watched(scope, send, self._metrics)
+        on_send = watched.on_http if scope["type"] == "http" else watched.on_websocket
         with about_request(watched.about):
             try:
-                await self._app(scope, receive, watched.send)
+                await self._app(scope, receive, on_send)
             finally:
                 watched.end()
 
@@ -53,18 +54,18 @@ class Watch:
 class _Watched:
     """One request."""
 
-    __slots__ = ("_metrics", "_scope", "_send", "_started", "_status", "_streaming", "about", "send")
+    __slots__ = ("_metrics", "_scope", "_send_on", "_started", "_status", "_streaming", "about")
 
     def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
         self.about: dict[str, Any] = {}
-        self._scope, self._send, self._metrics = scope, send, metrics
+        self._scope, self._send_on, self._metrics = scope, send, metrics
         self._started = platform.monotonic()
         # What a client sees that has gone before there was an answer.
         self._status = 499
         self._streaming = False
-        self.send = self._on_http if scope["type"] == "http" else self._on_websocket
 
-    async def _on_http(self, message: Message) -> None:
+    async def on_http(self, message: Message) -> None:
+        """Sends what an HTTP response is made of."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             for name, value in message.get("headers", ()):
@@ -73,21 +74,22 @@ class _Watched:
                 elif name == _RUN_ID:
                     self.about["run_id"] = value.decode("latin-1")
         elif self._streaming:
-            self._metrics.streamed_bytes.inc(len(message.get("body", b"")))
-        await self._send(message)
+            self._metrics.streamed_bytes += len(message.get("body", b""))
+        await self._send_on(message)
 
-    async def _on_websocket(self, message: Message) -> None:
+    async def on_websocket(self, message: Message) -> None:
+        """Sends what is said over a WebSocket."""
         match message["type"]:
             case "websocket.accept":
                 self._status = 101
                 self._stream()
             case "websocket.send":
-                self._metrics.streamed_bytes.inc(len(message.get("bytes") or message.get("text") or ""))
+                self._metrics.streamed_bytes += len(message.get("bytes") or (message.get("text") or "").encode())
             case "websocket.close" if not self._streaming:
                 self._status = 403
             case "websocket.http.response.start":
                 self._status = message["status"]
-        await self._send(message)
+        await self._send_on(message)
 
     def _stream(self) -> None:
         if not self._streaming:

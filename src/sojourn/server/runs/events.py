@@ -11,11 +11,13 @@ from sojourn.errors import InvalidInput
 from sojourn.run.status import RunStatus
 from sojourn.run.types import RunRecord
 from sojourn.server.framing import JsonLines, ServerSentEvents, accepted_framing
+from sojourn.server.paths import PathRoute
+from sojourn.server.problems import MEDIA_TYPE
 from sojourn.server.runs.access import TargetDep
 from sojourn.server.stream import RUN_ID_HEADER, StreamResponse
 from sojourn.server.vocabulary import Items, vocabulary_of
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(tags=["runs"], route_class=PathRoute)
 
 
 @router.get(
@@ -29,6 +31,10 @@ router = APIRouter(tags=["runs"])
             "headers": {RUN_ID_HEADER: {"description": "The run.", "schema": {"type": "string"}}},
         },
         204: {"description": "The run has ended, or waits for a person, and the reader has been told everything."},
+        410: {
+            "description": "Retention has removed what comes next.",
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        },
     },
 )
 async def follow_run(

@@ -113,6 +113,7 @@ class RunInfo(_Told):
     last_pos: int = Field(description="`pos` of the newest frame.")
     retry_of: str | None = Field(description="The run that this one repeats.")
     superseded_by: str | None = Field(description="The run by which this one has ceased to count.")
+    trimmed: bool = Field(description="Whether what it consisted of has been removed since.")
     usage: dict[str, int] = Field(description="Sums of the token counts of its events.")
     custom_metadata: dict[str, Any] | None
     created_at: float

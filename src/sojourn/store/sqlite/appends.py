@@ -5,53 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from sojourn import jsonvalue, platform
+from sojourn import platform
 from sojourn.event import Event
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Appended, Batch, Fence
 from sojourn.run.types import RunRecord
 from sojourn.store.planning import AppendPlan, add_counts, countable, tokens_of
-from sojourn.store.rules import check_delta, fenced
+from sojourn.store.prepared import Prepared, entry_of
+from sojourn.store.rows import Row, dump, dump_error, load, load_usage, load_words
+from sojourn.store.rules import fenced
 from sojourn.store.sqlite import ledger, log, records, runs, state
-from sojourn.store.sqlite.log import entry_of
 from sojourn.store.sqlite.messages import Messages
-from sojourn.store.sqlite.plans import HEAD, Head, Prepared, plan
-from sojourn.store.sqlite.rows import Row, dump, dump_error, load, load_usage, load_words
+from sojourn.store.sqlite.plans import HEAD, Head, plan
 from sojourn.store.staging import StagedState
-
-# -- before the transaction -------------------------------------------------------------------------------------------
-
-
-def prepare(batch: Batch) -> Prepared:
-    """Encodes and checks a batch.
-
-    Raises:
-        InvalidInput: `json.invalid`, `state.*`.
-    """
-    return Prepared(
-        batch,
-        [entry_of(event) for event in batch.events],
-        check_delta(batch.state) if batch.state else None,
-        [
-            (
-                s.key, s.status, jsonvalue.encode(s.result, where=f"the result of step {s.key!r}"), dump_error(s.error),
-                s.attempt, s.started_at, s.finished_at,
-            )
-            for s in batch.steps
-        ],
-        [
-            (
-                i.id, i.key, i.digest, jsonvalue.encode(i.prompt, where="prompt"),
-                None if i.schema is None else jsonvalue.encode(i.schema, where="schema"), i.status,
-                None if i.answer is None else jsonvalue.encode(i.answer, where="answer"), i.created_at, i.expires_at,
-                i.answered_at, i.kind, i.call_id,
-            )
-            for i in batch.interrupts
-        ],
-    )  # fmt: skip
-
-
-# -- the append -------------------------------------------------------------------------------------------------------
 
 
 def append(conn: sqlite3.Connection, fence: Fence, new: Prepared, messages: Messages) -> Appended:

@@ -1,21 +1,14 @@
-"""Opening a database file."""
+"""Opening a database file of sessions and runs."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Literal
 
-from sojourn.store.sqlite.faults import BUSY_TIMEOUT
-from sojourn.store.sqlite.schema import MIGRATIONS, Migration, prepare
-
-Synchronous = Literal["full", "normal"]
-
-CACHE_KIB = 16_384
-"""Page cache of one connection."""
-
-CHECKPOINT_PAGES = 4_000
-"""Pages in the write-ahead log after which a commit copies them into the database file (16 MB)."""
+from sojourn.sqlite import connection
+from sojourn.sqlite.connection import Synchronous
+from sojourn.sqlite.schema import Migration
+from sojourn.store.sqlite.schema import MIGRATIONS, prepare
 
 
 def connect(
@@ -25,26 +18,7 @@ def connect(
     read_only: bool = False,
     migrations: Sequence[Migration] = MIGRATIONS,
 ) -> sqlite3.Connection:
-    """Opens a database file, in autocommit mode, and brings its tables up to date.
-
-    Args:
-        path: The file; it is created if missing, its directory is not.
-        synchronous: When a commit counts as done: `full` once the disk has it, `normal` once the operating system has.
-        read_only: Whether to refuse writes through this connection.
-        migrations: The steps that lead to the tables wanted.
-    """
-    conn = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, cached_statements=256)
-    try:
-        prepare(conn, path, migrations)
-        conn.execute(f"PRAGMA synchronous = {synchronous}")
-        # Only macOS knows these: there a plain fsync leaves data in the drive's cache.
-        conn.execute(f"PRAGMA fullfsync = {int(synchronous == 'full')}")
-        conn.execute(f"PRAGMA checkpoint_fullfsync = {int(synchronous == 'full')}")
-        conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        if read_only:
-            conn.execute("PRAGMA query_only = 1")
-    except BaseException:
-        conn.close()
-        raise
-    return conn
+    """Opens a database file and brings the tables of sessions and runs up to date; see `sojourn.sqlite.connection`."""
+    return connection.connect(
+        path, lambda conn, name: prepare(conn, name, migrations), synchronous=synchronous, read_only=read_only
+    )

@@ -8,13 +8,9 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal
 
 from sojourn.errors import Conflict, Unavailable
-from sojourn.store.sqlite.faults import fault
-
-Role = Literal["executor", "client"]
-"""What a store object is for: `executor` claims the role when it is to execute runs, `client` never does."""
+from sojourn.sqlite.faults import fault
 
 _RETRIES = 20
 _RETRY_DELAY = 0.01

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from sojourn.event import Event
 from sojourn.session.types import History, SessionKey
-from sojourn.store.rules import run_not_found, session_not_found
-from sojourn.store.sqlite.rows import EVENT, EVENT_OF_RUN, MAX_INTEGER, Row, event_of
+from sojourn.store.rows import EVENT, EVENT_OF_RUN, MAX_INTEGER, Row, event_of
+from sojourn.store.rules import events_trimmed, run_not_found, run_trimmed, session_not_found
+from sojourn.store.sqlite import records
 
 _SUMMARY = """
     SELECT seq, summary_until FROM events INDEXED BY events_summaries
@@ -33,7 +34,7 @@ def newest(conn: sqlite3.Connection, sid: int, limit: int | None, floor: int = 0
 
 def window(conn: sqlite3.Connection, key: SessionKey, limit: int | None) -> History:
     """What `history` gives."""
-    sid, event_count = _session(conn, key)
+    sid, event_count, _ = _session(conn, key)
     summary: tuple[int, int] | None = conn.execute(_SUMMARY, (sid,)).fetchone()
     events = newest(conn, sid, limit, 0 if summary is None else summary[1])
     start = (events[0].seq or 0) if events else event_count + 1
@@ -81,22 +82,28 @@ def _call_before(conn: sqlite3.Connection, sid: int, call_id: str, seq: int) -> 
 
 def page(conn: sqlite3.Connection, key: SessionKey, after: int, limit: int, superseded: bool) -> list[Event]:
     """What `list_events` gives."""
-    sid, _ = _session(conn, key)
+    sid, _, trimmed_seq = _session(conn, key)
+    if 0 < after < trimmed_seq and conn.execute(_ONE, (sid, after)).fetchone() is None:
+        raise events_trimmed(key, after, trimmed_seq + 1)
     rows = conn.execute(_PAGE, (sid, _bounded(after), int(superseded), limit)).fetchall()
     return [event_of(row) for row in rows]
 
 
 def of_run(conn: sqlite3.Connection, run_uid: int, after: int, limit: int) -> list[Event]:
     """What `run_events` gives."""
-    if conn.execute("SELECT 1 FROM runs WHERE uid = ?", (run_uid,)).fetchone() is None:
+    found = conn.execute("SELECT trimmed, last_pos FROM runs WHERE uid = ?", (run_uid,)).fetchone()
+    if found is None:
         raise run_not_found(str(run_uid))
+    trimmed, last_pos = found
+    if trimmed and after < last_pos - 1:
+        raise run_trimmed(records.get(conn, run_uid))
     rows = conn.execute(_OF_RUN, (run_uid, _bounded(after), limit)).fetchall()
     return [event_of(row) for row in rows]
 
 
 def _session(conn: sqlite3.Connection, key: SessionKey) -> Row:
     row: Row | None = conn.execute(
-        "SELECT sid, event_count FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?", key
+        "SELECT sid, event_count, trimmed_seq FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?", key
     ).fetchone()
     if row is None:
         raise session_not_found(key)

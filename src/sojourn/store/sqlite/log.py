@@ -3,55 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection
 
-from sojourn.event import Event
-from sojourn.session.state import StateDelta
-from sojourn.store.sqlite.rows import BY_ATTEMPT, MAX_INTEGER, Link, event_body, links_of, message_body, message_of, path_of
-
-
-class Entry(NamedTuple):
-    """An event ready to be stored: encoded and checked."""
-
-    event: Event
-    body: str
-    path: str
-    links: Sequence[Link]
-    delta: StateDelta | None
-    summary_until: int | None
-
-
-def entry_of(event: Event) -> Entry:
-    """Encodes and checks an event.
-
-    Raises:
-        InvalidInput: `json.invalid`, `state.*`.
-    """
-    return _entry(event, event_body(event))
-
-
-def message_entry_of(event: Event) -> Entry:
-    """Encodes and checks the event that opens a run.
-
-    Raises:
-        InvalidInput: `json.invalid`, `state.*`.
-    """
-    return _entry(event, message_body(event))
-
-
-def _entry(event: Event, body: str) -> Entry:
-    actions = event.actions
-    until = actions.summary_until
-    return Entry(
-        event,
-        body,
-        path_of(event.branch),
-        links_of(event.content),
-        StateDelta.of(actions) if actions.changes_state else None,
-        None if until is None else max(0, min(until, MAX_INTEGER)),
-    )
-
+from sojourn.store.prepared import Entry
+from sojourn.store.rows import BY_ATTEMPT, links_of, message_of
 
 _INSERT = """
     INSERT INTO events (sid, seq, run_uid, pos, ordinal, path, attempt, supersedes, summary_until, body)

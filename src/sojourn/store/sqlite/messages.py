@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from sojourn.event import Event
-from sojourn.store.sqlite.rows import message_of
+from sojourn.store.rows import message_of
 
 MAX_MESSAGES = 4096
 """Messages kept at once."""

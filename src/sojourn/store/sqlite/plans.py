@@ -9,23 +9,11 @@ from typing import NamedTuple
 
 from sojourn.event import Event
 from sojourn.run.status import RunStatus
-from sojourn.run.store import Batch
-from sojourn.session.state import StateDelta
 from sojourn.session.types import SessionKey
 from sojourn.store.planning import AppendPlan, Planner, plan_append, undoable
+from sojourn.store.prepared import Prepared
+from sojourn.store.rows import EVENT, event_of, path_of
 from sojourn.store.sqlite import state
-from sojourn.store.sqlite.log import Entry
-from sojourn.store.sqlite.rows import EVENT, Row, event_of, path_of
-
-
-class Prepared(NamedTuple):
-    """A batch ready to be stored: encoded and checked."""
-
-    batch: Batch
-    entries: Sequence[Entry]
-    state: StateDelta | None
-    steps: Sequence[Row]
-    interrupts: Sequence[Row]
 
 
 class Head(NamedTuple):

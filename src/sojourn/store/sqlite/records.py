@@ -8,8 +8,8 @@ from typing import Any
 from sojourn.page import Page, page_token
 from sojourn.run.types import Interrupt, RunQuery, RunRecord, Step
 from sojourn.session.types import SessionKey
+from sojourn.store.rows import INTERRUPT, RUN, RUNS, STEP, Row, interrupt_of, record_of, step_of
 from sojourn.store.rules import key_after, run_ambiguous, run_not_found
-from sojourn.store.sqlite.rows import INTERRUPT, RUN, RUNS, STEP, Row, interrupt_of, record_of, step_of
 
 _BY_UID = f"SELECT {RUN} FROM {RUNS} WHERE r.uid = ?"
 _BY_ID = f"SELECT {RUN} FROM {RUNS} WHERE r.app_name = ? AND r.id = ? AND r.user_id = ?"

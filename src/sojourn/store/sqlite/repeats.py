@@ -6,9 +6,9 @@ import sqlite3
 from typing import NamedTuple
 
 from sojourn.session.types import SessionKey
+from sojourn.store.rows import BY_RUN, MAX_INTEGER
 from sojourn.store.rules import run_not_finished, run_not_found, run_superseded
 from sojourn.store.sqlite import log, records
-from sojourn.store.sqlite.rows import BY_RUN, MAX_INTEGER
 
 
 class Repeat(NamedTuple):

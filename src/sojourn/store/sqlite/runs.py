@@ -10,10 +10,10 @@ from sojourn import platform
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Answered, Begun
 from sojourn.run.types import RunError, RunRecord
+from sojourn.store.prepared import Entry, message_entry_of
+from sojourn.store.rows import INTERRUPT, dump, dump_error, dump_words, interrupt_of
 from sojourn.store.rules import cancelled, closed_by, found_state, interrupt_not_found, open_for
 from sojourn.store.sqlite import log, records, repeats, sessions, state
-from sojourn.store.sqlite.log import Entry, message_entry_of
-from sojourn.store.sqlite.rows import INTERRUPT, dump, dump_error, dump_words, interrupt_of
 
 # -- begin ------------------------------------------------------------------------------------------------------------
 

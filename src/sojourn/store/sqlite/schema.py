@@ -1,29 +1,11 @@
-"""The tables, and how a database file gets from one version of them to the next."""
+"""The tables of sessions and runs."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from sojourn.errors import Unsupported
-from sojourn.store.sqlite.faults import BUSY_TIMEOUT, is_busy
-
-APPLICATION_ID = 0x536F6A72
-"""Marks a database file as ours (`PRAGMA application_id`): "Sojr"."""
-
-
-_POLL = 0.01
-
-
-class Migration(NamedTuple):
-    """One step from the version before to `version`."""
-
-    version: int
-    why: str
-    statements: tuple[str, ...]
-
+from sojourn.sqlite.schema import Migration, Schema
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -210,78 +192,45 @@ MIGRATIONS: tuple[Migration, ...] = (
             "cached_content_token_count, thoughts_token_count) = 0",
         ),
     ),
+    Migration(
+        3,
+        "runs and sessions that retention has removed",
+        (
+            # The highest `seq` that was removed; 0 for none.
+            "ALTER TABLE sessions ADD COLUMN trimmed_seq INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE runs ADD COLUMN trimmed INTEGER NOT NULL DEFAULT 0",
+            "CREATE INDEX runs_whole ON runs (sid, uid) WHERE finished_at IS NOT NULL AND trimmed = 0",
+            # Sessions that are gone and whose artifacts may not be.
+            """
+            CREATE TABLE dropped_sessions (
+                n INTEGER PRIMARY KEY,
+                uid TEXT NOT NULL,
+                app_name TEXT NOT NULL,
+                user_id TEXT NOT NULL,
+                id TEXT NOT NULL
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX dropped_sessions_by_uid ON dropped_sessions (uid)",
+        ),
+    ),
 )
 
 
 def prepare(conn: sqlite3.Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Makes sure that a database file is ours and has the newest tables; creates them in an empty file.
-
-    Any number of processes may do so at once.
+    """Makes sure that a database file is ours and has the newest tables of sessions and runs; see `Schema.prepare`.
 
     Args:
         conn: A connection in autocommit mode.
         path: The file, for messages.
         migrations: All steps, oldest first.
-
-    Raises:
-        Unsupported: `store.foreign` if the file belongs to another program; `store.schema_newer` if a newer version of
-            Sojourn wrote it.
     """
-    newest = migrations[-1].version
-    conn.execute("BEGIN")
-    try:
-        version = _version(conn, path, newest)
-    finally:
-        conn.execute("COMMIT")
-    _use_wal(conn)
-    if version < newest:
-        _migrate(conn, path, migrations)
+    Schema(migrations, _version, _set_version).prepare(conn, path)
 
 
-def _version(conn: sqlite3.Connection, path: str, newest: int) -> int:
-    (application,) = conn.execute("PRAGMA application_id").fetchone()
+def _version(conn: sqlite3.Connection) -> int:
     (version,) = conn.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID:
-        if application or version or conn.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-            raise Unsupported(
-                f"{path} is a database of another program; name another file, or an absent one to have it created",
-                code="store.foreign",
-            )
-        return 0
-    if version > newest:
-        raise Unsupported(
-            f"database {path} has schema version {version}, this version of Sojourn knows {newest}; "
-            "upgrade Sojourn, or use another database",
-            code="store.schema_newer",
-        )
     return int(version)
 
 
-def _use_wal(conn: sqlite3.Connection) -> None:
-    # SQLite does not wait by itself for the lock that a change of the journal mode takes.
-    for left in range(int(BUSY_TIMEOUT / _POLL), -1, -1):
-        try:
-            conn.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:
-            if not is_busy(error) or not left:
-                raise
-            threading.Event().wait(_POLL)
-        else:
-            return
-
-
-def _migrate(conn: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> None:
-    conn.execute("BEGIN IMMEDIATE")
-    try:
-        version = _version(conn, path, migrations[-1].version)
-        for step in migrations:
-            if step.version > version:
-                for statement in step.statements:
-                    conn.execute(statement)
-        conn.execute(f"PRAGMA user_version = {migrations[-1].version}")
-        conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        conn.execute("COMMIT")
-    except BaseException:
-        if conn.in_transaction:
-            conn.execute("ROLLBACK")
-        raise
+def _set_version(conn: sqlite3.Connection, version: int) -> None:
+    conn.execute(f"PRAGMA user_version = {version}")

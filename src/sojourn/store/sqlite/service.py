@@ -10,25 +10,29 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sojourn import jsonvalue, platform
-from sojourn.errors import Conflict, InvalidInput
+from sojourn.errors import Conflict, InvalidInput, Unavailable
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.page import Page, check_page
+from sojourn.run.retention import BATCH, Dropped, DroppedSession, SessionSize, Trimmed
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.run.usage import UserUsage
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Session, SessionKey
-from sojourn.store.rules import cancelled, check_ids, check_window, key_after
-from sojourn.store.sqlite import appends, history, ledger, records, runs, sessions, submits
-from sojourn.store.sqlite.connection import Synchronous, connect
-from sojourn.store.sqlite.executor import ExecutorRole, Role
-from sojourn.store.sqlite.log import entry_of
+from sojourn.sqlite.connection import Synchronous
+from sojourn.sqlite.scrubbing import scrub
+from sojourn.sqlite.worker import Op, Worker
+from sojourn.sqlite.writer import Writer
+from sojourn.store.prepared import entry_of, prepare, submission_of
+from sojourn.store.role import Role
+from sojourn.store.rules import cancelled, check_bounds, check_ids, check_window, key_after
+from sojourn.store.sqlite import appends, care, history, ledger, records, runs, sessions, submits, trimming
+from sojourn.store.sqlite.connection import connect
+from sojourn.store.sqlite.executor import ExecutorRole
 from sojourn.store.sqlite.messages import Messages
 from sojourn.store.sqlite.watch import Seen, Watch
-from sojourn.store.sqlite.worker import Op, Worker
-from sojourn.store.sqlite.writer import Writer
 
 T = TypeVar("T")
 
@@ -139,7 +143,7 @@ class SqliteSessionService:
     # -- runs: what an executor does --------------------------------------------------------------------------------
 
     async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
-        new = submits.submission_of(run)
+        new = submission_of(run)
         messages = self._messages
         await self.become_executor()
         return await self._write(lambda conn: submits.submit(conn, new, begin, messages), self._saw_submitted)
@@ -149,7 +153,7 @@ class SqliteSessionService:
         return await self._write(lambda conn: runs.begin(conn, run_uid), self._saw_outcome)
 
     async def append(self, fence: Fence, batch: Batch) -> Appended:
-        new = appends.prepare(batch)
+        new = prepare(batch)
         messages = self._messages
         await self.become_executor()
         return await self._write(lambda conn: appends.append(conn, fence, new, messages), self._saw_outcome)
@@ -235,6 +239,60 @@ class SqliteSessionService:
         check_ids(app_name=app_name, user_id=user_id)
         return await self._read(lambda conn: ledger.read(conn, app_name, user_id, since))
 
+    # -- the care of data -------------------------------------------------------------------------------------------
+
+    async def trim_session(
+        self, key: SessionKey, *, keep_events: int | None = None, ended_before: float | None = None, limit: int = BATCH
+    ) -> Trimmed:
+        key.check()
+        check_bounds(keep_events, ended_before, limit)
+        # Most sessions have nothing to remove, and those who write need not wait for that to be found out.
+        if not await self._read(lambda conn: trimming.may_trim(conn, key, keep_events, ended_before)):
+            return Trimmed(0, 0, False)
+        return await self._write(lambda conn: trimming.trim(conn, key, keep_events, ended_before, limit))
+
+    async def drop_session(self, key: SessionKey, *, idle_since: float | None = None, limit: int = BATCH) -> Dropped:
+        key.check()
+        check_bounds(None, idle_since, limit)
+        dropped, _ = await self._write(lambda conn: trimming.drop(conn, key, idle_since, limit), self._saw_deleted)
+        return dropped
+
+    async def dropped_sessions(self, app_name: str, *, user_id: str | None = None, limit: int = 100) -> list[DroppedSession]:
+        check_ids(app_name=app_name, user_id=user_id)
+        check_page(limit)
+        return await self._read(lambda conn: care.dropped(conn, app_name, user_id, limit))
+
+    async def settle_dropped(self, uid: str) -> None:
+        check_id(uid, "uid")
+        await self._write(lambda conn: care.settle(conn, uid))
+
+    async def session_sizes(
+        self, app_name: str, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[SessionSize]:
+        check_ids(app_name=app_name, user_id=user_id)
+        check_page(limit)
+        key_after(after)
+        return await self._read(lambda conn: care.sizes(conn, app_name, user_id, limit, after))
+
+    async def apps_of_user(self, user_id: str) -> list[str]:
+        check_id(user_id, "user_id")
+        return await self._read(lambda conn: care.apps_of_user(conn, user_id))
+
+    async def user_state(self, app_name: str, user_id: str) -> dict[str, Any]:
+        check_ids(app_name=app_name, user_id=user_id)
+        return await self._read(lambda conn: care.user_state(conn, app_name, user_id))
+
+    async def erase_user(self, app_name: str, user_id: str) -> None:
+        check_ids(app_name=app_name, user_id=user_id)
+        await self._write(lambda conn: care.erase_user(conn, app_name, user_id))
+
+    async def scrub(self) -> None:
+        if not await self._writer.call(scrub):
+            raise Unavailable(
+                f"copies of what was removed are left in {self.path}-wal as long as another process reads from before; "
+                "try again when it has ended"
+            )
+
     async def close(self) -> None:
         """Does what waits, closes the file and gives up the executor's role. Afterwards all calls raise `store.closed`."""
         await self._reader.join()
@@ -254,7 +312,7 @@ class SqliteSessionService:
         if not submitted.known:
             self._watch.saw(submitted.record)
 
-    def _saw_deleted(self, deleted: tuple[Session, list[int]]) -> None:
+    def _saw_deleted(self, deleted: tuple[Session | Dropped, list[int]]) -> None:
         self._watch.forget(deleted[1])
 
     def _saw_outcome(self, outcome: Begun | Appended | Answered) -> None:

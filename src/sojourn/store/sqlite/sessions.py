@@ -8,9 +8,9 @@ from sojourn import platform
 from sojourn.page import Page, page_token
 from sojourn.session.state import StateDelta
 from sojourn.session.types import Session, SessionKey
+from sojourn.store.rows import SESSION, Row, session_of
 from sojourn.store.rules import key_after, session_exists, session_not_found
 from sojourn.store.sqlite import history, state
-from sojourn.store.sqlite.rows import SESSION, Row, session_of
 
 _SELECT = f"SELECT {SESSION} FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?"
 
@@ -32,7 +32,7 @@ def insert(conn: sqlite3.Connection, key: SessionKey, *, event_count: int = 0, r
     """Stores a session that does not exist, and gives its row."""
     uid, now = platform.new_id(), platform.now()
     sid = conn.execute(_INSERT, (uid, *key, event_count, run_no, now, now)).lastrowid
-    return (sid, uid, *key, None, event_count, now, now)
+    return (sid, uid, *key, None, event_count, 0, now, now)
 
 
 def create(conn: sqlite3.Connection, key: SessionKey, delta: StateDelta) -> Session:

@@ -8,8 +8,8 @@ from typing import Any
 
 from sojourn.session.state import StateDelta
 from sojourn.session.types import SessionKey
+from sojourn.store.rows import dump, load
 from sojourn.store.rules import MISSING, Owner, Undo, owner_of
-from sojourn.store.sqlite.rows import dump, load
 from sojourn.store.staging import StagedState
 
 Write = tuple[str, str, str | None]

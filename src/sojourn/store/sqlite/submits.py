@@ -5,50 +5,19 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-from sojourn import jsonvalue, platform
-from sojourn.event import Event
-from sojourn.ids import check_id
+from sojourn import platform
 from sojourn.run.status import RunStatus
-from sojourn.run.store import Begun, NewRun, Submitted
+from sojourn.run.store import Begun, Submitted
 from sojourn.run.types import RunRecord
+from sojourn.store.prepared import Submission
+from sojourn.store.rows import load, session_of
 from sojourn.store.rules import same_input, session_busy, session_not_found
 from sojourn.store.sqlite import log, records, repeats, sessions, state
-from sojourn.store.sqlite.log import Entry, message_entry_of
 from sojourn.store.sqlite.messages import Messages
-from sojourn.store.sqlite.rows import load, session_of
-
-
-class Submission(NamedTuple):
-    """A run ready to be recorded: encoded and checked."""
-
-    run: NewRun
-    message: Event
-    entry: Entry
-    config: str
-    custom_metadata: str | None
-
-
-def submission_of(run: NewRun) -> Submission:
-    """Encodes and checks a run.
-
-    Raises:
-        InvalidInput: `id.invalid`, `json.invalid`, `state.*`.
-    """
-    run.key.check()
-    check_id(run.id, "run_id")
-    message = run.message.snapshot()
-    return Submission(
-        run,
-        message,
-        message_entry_of(message),
-        jsonvalue.encode(run.config, where="config") if run.config else "{}",
-        None if run.custom_metadata is None else jsonvalue.encode(run.custom_metadata, where="custom_metadata"),
-    )
-
 
 # One row, whether or not the session or the run exist.
 _SUBMIT = """
-    SELECT s.sid, s.uid, s.event_count, s.run_no, s.active_agent, s.created_at, r.uid
+    SELECT s.sid, s.uid, s.event_count, s.run_no, s.active_agent, s.created_at, s.trimmed_seq, r.uid
     FROM (SELECT 1)
     LEFT JOIN sessions s ON s.app_name = ? AND s.user_id = ? AND s.id = ?
     LEFT JOIN runs r ON r.app_name = ? AND r.id = ? AND r.user_id = ?
@@ -75,13 +44,14 @@ class _Place(NamedTuple):
     created_at: float
     event_count: int
     run_no: int
+    trimmed_seq: int = 0
 
 
 def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Messages) -> Submitted:
     """What `RunStore.submit` does."""
     run = new.run
     app_name, user_id, _ = key = run.key
-    sid, session_uid, event_count, run_no, active_agent, created_at, known = conn.execute(
+    sid, session_uid, event_count, run_no, active_agent, created_at, trimmed_seq, known = conn.execute(
         _SUBMIT, (*key, app_name, run.id, user_id)
     ).fetchone()
     if known is not None:
@@ -104,7 +74,7 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Mes
         sid, session_uid, *_ = sessions.insert(conn, key, event_count=int(begin), run_no=1)
         place = _Place(sid, session_uid, None, now, 1, 1)
     else:
-        place = _Place(sid, session_uid, active_agent, created_at, event_count + 1, run_no + 1)
+        place = _Place(sid, session_uid, active_agent, created_at, event_count + 1, run_no + 1, trimmed_seq)
         if begin:
             conn.execute(_COUNT_EVENT, (place.run_no, place.event_count, now, sid))
         else:
@@ -119,7 +89,7 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Mes
     if not begin:
         return Submitted(record, None, False)
     log.write(conn, sid, place.event_count, record.uid, new.entry, pos=None, ordinal=0, attempt=1)
-    row = (sid, session_uid, *key, place.active_agent, place.event_count, place.created_at, now)
+    row = (sid, session_uid, *key, place.active_agent, place.event_count, place.trimmed_seq, place.created_at, now)
     session = session_of(row, state.read(conn, sid, app_name, user_id))
     return Submitted(record, Begun(record, session, [], []), False)
 

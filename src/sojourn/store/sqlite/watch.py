@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from sojourn.run.status import RunStatus
 from sojourn.run.store import Change
 from sojourn.run.types import RunRecord
-from sojourn.store.sqlite.rows import RUN, RUNS, record_of
+from sojourn.store.rows import RUN, RUNS, record_of
 
 _ACTIVE = """
     SELECT uid, status, cancel_requested IS NOT NULL FROM runs INDEXED BY runs_unfinished

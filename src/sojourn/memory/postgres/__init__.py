@@ -1,0 +1,1 @@
+"""Memory in a PostgreSQL database. Its modules need the extra `sojourn[postgres]`."""

@@ -1,0 +1,1 @@
+"""Memory in Qdrant. Its modules need the extra `sojourn[qdrant]`."""

@@ -1,0 +1,1 @@
+"""One attempt of one run: from its first line of code to the append that ends it."""

@@ -1,0 +1,48 @@
+"""Bytes that are sent as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sojourn.server.config import ServerConfig
+from sojourn.server.sending import Connection, send_while_read
+
+PIECE_BYTES = 65_536
+"""How much is sent at once."""
+
+
+class Download(Response):
+    """A response of any size, of which no more is read than its client takes; one who takes nothing any more is cut off.
+
+    Args:
+        chunks: The bytes.
+        config: The limit for slow readers.
+        headers: Headers, the length of it all among them.
+        media_type: What the bytes are.
+    """
+
+    def __init__(
+        self, chunks: AsyncIterable[bytes], config: ServerConfig, *, headers: Mapping[str, str], media_type: str
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.media_type = media_type
+        self.init_headers(headers)
+        self._chunks = chunks
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it all."""
+        await send_while_read(self._send_all, scope, receive, send, self._config)
+
+    async def _send_all(self, connection: Connection) -> None:
+        await connection.send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            # In pieces that a slow client, too, takes one of in time.
+            for start in range(0, len(chunk), PIECE_BYTES):
+                piece = chunk[start : start + PIECE_BYTES]
+                await connection.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
