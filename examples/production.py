@@ -7,7 +7,8 @@
     python examples/production.py ann friday "Which lamp is red?"
 
 The agent keeps notes: what it is told is a line of the user's notes, an artifact, and is remembered; questions it answers from
-memory, in whatever session. Any number of such processes may run at once, on any number of machines.
+memory, in whatever session. Of a database, one process at a time executes runs, on whatever machine; the bucket and the Qdrant
+server may serve others, too.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ def as_python_has_it():
     gc.enable()
     yield
     gc.set_threshold(*before)
-    if not enabled:
-        gc.disable()
+    (gc.enable if enabled else gc.disable)()
 
 
 def test_it_looks_rarely_and_only_at_what_came_since_and_then_as_before():
