@@ -421,7 +421,7 @@ async def test_a_client_that_takes_nothing_is_cut_and_may_come_back(monkeypatch)
         async for _ in ctx.live:
             yield "Still here."
 
-    async with house(flood, slow_reader_timeout=0.05) as at:
+    async with house(flood, slow_reader_timeout=0.5) as at:
         async with at.call(max_queue=1, compression=None) as client:
             await cut.wait()
             assert await client.closed() == (4003, "live.slow_reader")
