@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.measure import Row, Sample, Scale, Stopwatch, cpu_sample
@@ -47,20 +48,22 @@ async def fill(store: Store, events: int) -> None:
     await asyncio.gather(*(talk(SessionKey(APP, "user", f"s{n}")) for n in range(SESSIONS)))
 
 
-async def longest_pause(store: Store, meanwhile: Callable[[], Awaitable[object]]) -> float:
-    """The longest time, in seconds, that an append took while something else was done."""
+async def longest_pause(store: Store, more: Callable[[int], bool]) -> float:
+    """The longest time, in seconds, that an append took, of one after the other for as long as `more` says of their number."""
     run_id, fence = await begin(store, SessionKey(APP, "writer", "s"))
-    doing = asyncio.ensure_future(meanwhile())
     longest, ordinal = 0.0, 0
-    while not doing.done():
+    while more(ordinal):
         ordinal += 1
         began = platform.monotonic()
         await store.append(fence, Batch([_event(run_id, ordinal)]))
         longest = max(longest, platform.monotonic() - began)
-        await asyncio.sleep(0.001)
-    await doing
     await store.append(fence, Batch(move=Move.COMPLETE))
     return longest
+
+
+async def prune(store: Store) -> Pruned:
+    """Prunes all sessions."""
+    return await DataCare(store).prune(APP, Retention(max_events=KEPT))
 
 
 async def prune_elsewhere(path: Path) -> None:
@@ -72,47 +75,58 @@ async def prune_elsewhere(path: Path) -> None:
     assert await process.wait() == 0
 
 
-async def _prune(scale: Scale, elsewhere: bool) -> list[Sample]:
-    events = scale.of(1_000_000, 4_000)
+@asynccontextmanager
+async def _filled(events: int) -> AsyncIterator[tuple[Store, Path]]:
+    """A SQLite store with so many events, opened anew: synchronous=FULL."""
     async with on_sqlite("normal")() as opened:
         await fill(opened.store, events)
         await opened.store.close()
         assert opened.path is not None
         store = type(opened.store)(opened.path)  # type: ignore[call-arg]
         try:
-            quiet = await longest_pause(store, lambda: asyncio.sleep(scale.of(10, 0)))
-            pruned: list[Pruned] = []
-
-            async def prune_here() -> None:
-                pruned.append(await DataCare(store).prune(APP, Retention(max_events=KEPT)))
-
-            with Stopwatch() as watch:
-                pause = await longest_pause(store, (lambda: prune_elsewhere(opened.path)) if elsewhere else prune_here)
-            left = sum(size.events for size in (await store.session_sizes(APP, user_id="user")).items)
-            assert left == SESSIONS * KEPT
+            yield store, opened.path
         finally:
             await store.close()
+
+
+async def _pause(scale: Scale, elsewhere: bool) -> list[Sample]:
+    events, undisturbed = scale.of(1_000_000, 4_000), scale.of(10_000, 20)
+    async with _filled(events) as (store, path):
+        quiet = await longest_pause(store, lambda ordinal: ordinal < undisturbed)
+        pruning = asyncio.ensure_future(prune_elsewhere(path) if elsewhere else prune(store))
+        pause = await longest_pause(store, lambda _: not pruning.done())
+        await pruning
+        sizes = await DataCare(store).report(APP, user_id="user")
+        assert sizes.events == SESSIONS * KEPT
     what = f"{events:,} events, pruned {'by another process' if elsewhere else 'in the same process'}"
-    samples = [Sample(f"longest pause of an append, {what}", pause * 1e3, "ms", quiet * 1e3)]
-    if not elsewhere:
-        samples.append(cpu_sample("an event that is removed", watch.per(pruned[0].events)))
-    return samples
+    return [Sample(f"longest pause of an append, {what}", pause * 1e3, "ms", quiet * 1e3)]
+
+
+async def _cost(scale: Scale) -> list[Sample]:
+    async with _filled(scale.of(100_000, 4_000)) as (store, _):
+        with Stopwatch() as watch:
+            pruned = await prune(store)
+    return [cpu_sample("an event that is removed", watch.per(pruned.events))]
 
 
 def _here(scale: Scale) -> Sequence[Sample]:
-    return asyncio.run(_prune(scale, False))
+    return asyncio.run(_pause(scale, False))
 
 
 def _elsewhere(scale: Scale) -> Sequence[Sample]:
-    return asyncio.run(_prune(scale, True))
+    return asyncio.run(_pause(scale, True))
+
+
+def _alone(scale: Scale) -> Sequence[Sample]:
+    return asyncio.run(_cost(scale))
 
 
 ROWS = (
     Row(
         "prune",
         "pruning a SQLite store while a run goes on, synchronous=FULL",
-        (_here, _elsewhere),
-        floor="the longest pause in ten seconds without pruning",
+        (_here, _elsewhere, _alone),
+        floor="the longest pause of 10,000 appends without pruning",
         repeats=1,
     ),
 )

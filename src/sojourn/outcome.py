@@ -20,22 +20,13 @@ class Outcome(asyncio.Future[Any]):
         return False
 
 
+class _Work(asyncio.Task[T]):
+    """A task that only the end of its event loop cancels, and not who waits for it."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return not self.get_loop().is_running() and super().cancel(msg)
+
+
 async def outlast(work: Coroutine[Any, Any, T]) -> T:
     """Does some work to its end, whatever happens to the caller: a cancelled one gets its `CancelledError` afterwards."""
-    task = asyncio.get_running_loop().create_task(work)
-    outcome = Outcome()
-
-    def settle(done: asyncio.Task[T]) -> None:
-        if outcome.done():
-            return
-        if done.cancelled():
-            # The loop is being shut down: nobody but it can cancel the work.
-            asyncio.Future.cancel(outcome)
-        elif (error := done.exception()) is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(done.result())
-
-    task.add_done_callback(settle)
-    result: T = await outcome
-    return result
+    return await _Work(work, loop=asyncio.get_running_loop())

@@ -150,7 +150,7 @@ def sojourn(*args: str, cwd: Path, stdin: str = "", env: dict[str, str] | None =
 def invoke(*args: str, cwd: Path) -> Result:
     """Runs a command in this process, which is faster; with nobody at stdin."""
     with contextlib.chdir(cwd):
-        return CliRunner().invoke(app, list(args), prog_name="sojourn")
+        return CliRunner().invoke(app, list(args), prog_name="sojourn", catch_exceptions=False)
 
 
 class Process:

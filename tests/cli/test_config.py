@@ -210,6 +210,7 @@ services:
   memory: 'sqlite:///shop.db'
   embedder: {model: small, dimensions: 3, base_url: 'http://user:secret@127.0.0.1:1/v1', api_key: sk-87654321}
 limits: {max_concurrency: 5}
+retention: {ttl: 86400, max_events: 1000}
 run_config: {max_turns: 8, custom_metadata: {a: 1}}
 plugins: []
 """,
@@ -247,6 +248,9 @@ services
   embedder: small at http://127.0.0.1:1/v1
 limits
   max_concurrency: 5
+retention
+  ttl: 86400.0
+  max_events: 1000
 run config
   max_turns: 8
   custom_metadata: …

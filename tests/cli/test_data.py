@@ -3,13 +3,16 @@
 import asyncio
 import io
 import json
+import os
 import subprocess
+import sys
 import zipfile
 
 import pytest
 
 from sojourn import platform
 from sojourn.artifact.file import FileArtifactService
+from sojourn.artifact.types import ArtifactScope
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.sqlite.service import SqliteMemoryService
 from sojourn.memory.types import Memory
@@ -51,6 +54,20 @@ def refused(result, code, exit_code=1):
     return result.stderr
 
 
+def with_little_room(size, *arguments, cwd):
+    """A command whose files may not grow beyond a size."""
+    limited = [sys.executable, "-c", _LIMITED, str(size), *COMMAND[1:], *arguments]
+    return subprocess.run(limited, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+
+
+_LIMITED = """
+import os, resource, sys
+size = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
 # -- prune ------------------------------------------------------------------------------------------------------------
 
 
@@ -73,6 +90,24 @@ def test_prune_by_age(kept):
         result = ok(invoke("data", "prune", "--app", APP, "--ttl", "1h", "--yes", cwd=kept))
     assert "removed 4 sessions" in result.stderr
     assert ok(invoke("sessions", "ls", cwd=kept)).stdout.startswith("s9\t")
+
+
+def test_prune_does_the_rest_of_one_that_was_cut_off(kept):
+    """Its last session was gone, and the artifacts were not."""
+    artifacts = kept / ".sojourn/artifacts"
+
+    async def drop():
+        store = SqliteSessionService(kept / ".sojourn/sojourn.db", synchronous="normal", role="client")
+        for session in (await store.list_sessions(app_name=APP)).items:
+            await store.drop_session(session.key)
+        await store.close()
+
+    asyncio.run(drop())
+    assert len(list(artifacts.rglob("data"))) == 16
+    refused(invoke("data", "prune", "--app", "shops", "--ttl", "1h", "--yes", cwd=kept), "app.not_found")
+    ok(invoke("data", "prune", "--app", APP, "--ttl", "1h", "--yes", cwd=kept))
+    assert len(list(artifacts.rglob("data"))) == 8
+    refused(invoke("data", "prune", "--app", APP, "--ttl", "1h", "--yes", cwd=kept), "app.not_found")
 
 
 class _Later(platform.Platform):
@@ -107,6 +142,7 @@ def test_report(kept):
     assert sizes == sorted(sizes, reverse=True)
     assert rows[0][4:7] == ["15", "3", "2"]
     assert f"5 sessions, 13 runs, 62 events, {sum(sizes)} bytes" in result.stderr
+    assert "1 session, 1 run, 2 events, " in ok(invoke("data", "report", "--app", "bank", cwd=kept)).stderr
     told = json.loads(ok(invoke("data", "report", "--json", "--limit", "1", "--app", "bank", cwd=kept)).stdout)
     assert told["total"]["sessions"] == 1
     assert told["sessions"][0]["userId"] == "alice"
@@ -131,6 +167,39 @@ def test_export_to_a_pipe(kept):
     )
     with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
         assert json.loads(archive.read("end.json"))["sessions"] == 2
+
+
+def test_export_replaces_what_a_link_leads_to(kept):
+    (kept / "old.zip").write_text("old")
+    (kept / "old.zip").chmod(0o644)
+    (kept / "link.zip").symlink_to("old.zip")
+    ok(invoke("data", "export", "bob", "-o", "link.zip", cwd=kept))
+    assert (kept / "link.zip").is_symlink()
+    assert zipfile.is_zipfile(kept / "old.zip")
+    assert (kept / "old.zip").stat().st_mode & 0o077 == 0
+
+
+def test_export_to_what_is_no_file(kept):
+    os.mkfifo(kept / "pipe")
+    reading = subprocess.Popen(["cat", "pipe"], cwd=kept, stdout=subprocess.PIPE)
+    ok(invoke("data", "export", "bob", "-o", "pipe", cwd=kept))
+    assert zipfile.is_zipfile(io.BytesIO(reading.communicate(timeout=20)[0]))
+    assert (kept / "pipe").is_fifo()
+
+
+def test_export_that_finds_no_room_leaves_nothing(kept):
+    (kept / "alice.zip").write_text("old")
+    noise = platform.random_bytes(200_000)
+    asyncio.run(
+        FileArtifactService(kept / ".sojourn/artifacts").save_artifact(
+            ArtifactScope(APP, "alice", "-", "-"), "user:noise", noise
+        )
+    )
+    done = with_little_room(60_000, "data", "export", "alice", "-o", "alice.zip", cwd=kept)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert (kept / "alice.zip").read_text() == "old"
+    assert not list(kept.glob("*.partial"))
 
 
 # -- erase ------------------------------------------------------------------------------------------------------------
@@ -176,6 +245,13 @@ def test_erase_asks(kept):
         assert bool(files_with(kept, "alice-words")) is (answer == "n")
 
 
+@pytest.mark.parametrize("command", [["export", "alice", "-o", "alice.zip"], ["erase", "alice", "--yes"]])
+def test_what_is_no_database_is_said_to_be_none(tmp_path, command):
+    (tmp_path / "notes.txt").write_text("something else, and long enough for a header" * 50)
+    refused(invoke("data", *command, "--db", "notes.txt", cwd=tmp_path), "store.foreign")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 # -- backup and restore -----------------------------------------------------------------------------------------------
 
 
@@ -192,6 +268,29 @@ def test_backup_and_restore(kept):
     assert ok(invoke("sessions", "ls", "--app", APP, cwd=kept)).stdout == before
     ok(invoke("data", "restore", "copy.db", "--yes", "--db", "new.db", cwd=kept))
     assert ok(invoke("sessions", "ls", "--app", APP, "--db", "new.db", cwd=kept)).stdout == before
+
+
+def test_a_backup_that_finds_no_room_leaves_nothing(kept):
+    (kept / "copy.db").write_text("old")
+    done = with_little_room(30_000, "data", "backup", "copy.db", "--overwrite", cwd=kept)
+    assert done.returncode == 1
+    assert "[store.unavailable]" in done.stderr
+    assert (kept / "copy.db").read_text() == "old"
+    assert not list(kept.glob("*.partial*"))
+
+
+def test_a_restore_that_finds_no_room_changes_nothing(kept):
+    ok(invoke("data", "backup", "copy.db", cwd=kept))
+    ok(invoke("data", "erase", "alice", "--yes", cwd=kept))
+    before = ok(invoke("data", "report", "--json", cwd=kept)).stdout
+    for database in (".sojourn/sojourn.db", "new.db"):
+        done = with_little_room(30_000, "data", "restore", "copy.db", "--yes", "--db", database, cwd=kept)
+        assert done.returncode == 1
+        assert "[store.unavailable]" in done.stderr
+    assert ok(invoke("data", "report", "--json", cwd=kept)).stdout == before
+    assert sorted(path.name for path in kept.iterdir()) == [".sojourn", "copy.db", "new.db.executor"]
+    ok(invoke("data", "restore", "copy.db", "--yes", cwd=kept))
+    assert len(json.loads(ok(invoke("data", "report", "--json", cwd=kept)).stdout)["sessions"]) == 5
 
 
 def test_restore_beside_an_executor(kept):

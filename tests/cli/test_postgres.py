@@ -87,3 +87,12 @@ def test_errors_tell_no_password(home, postgres, url, code):
 )
 def test_what_is_shown_of_a_database(db, seen):
     assert shown(db) == seen
+
+
+def test_a_database_without_sessions_is_not_made_into_one(home, postgres):
+    postgres.psql("CREATE DATABASE empty")
+    url = postgres.url("empty", tcp=True)
+    for command in (("sessions", "ls"), ("runs", "ls"), ("usage", "ann"), ("data", "report")):
+        result = invoke(*command, "--db", url, cwd=home)
+        assert (result.exit_code, result.stderr.rstrip().endswith("[store.not_found]")) == (1, True), result.stderr
+    assert "sojourn" not in postgres.psql("SELECT nspname FROM pg_namespace", database="empty")

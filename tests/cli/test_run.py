@@ -173,9 +173,9 @@ def test_a_failure_in_json(home):
         ([], "TARGET"),
     ],
 )
-def test_wrong_usage(home, args, told):
-    ran = sojourn("run", *args, cwd=home)
-    assert ran.returncode == (1 if "unsupported" in told else 2)
+def test_wrong_usage(home, imports, args, told):
+    ran = invoke("run", *args, cwd=home)
+    assert ran.exit_code == (1 if "unsupported" in told else 2)
     assert ran.stdout == ""
     assert told in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -16,7 +16,7 @@ from sojourn.run.config import RunConfig
 from sojourn.runner.config import RunnerConfig
 from sojourn.runner.runner import Runner
 from sojourn.store.inmemory import InMemorySessionService
-from tests.cli.shell import environment, sojourn
+from tests.cli.shell import environment, invoke, sojourn
 
 pytestmark = pytest.mark.slow
 
@@ -204,9 +204,9 @@ def test_traces_are_exported_as_the_environment_says(home):
         ([], 2, "TARGET"),
     ],
 )
-def test_what_makes_no_sense(home, args, code, told):
-    ran = sojourn("serve", *args, cwd=home)
-    assert (ran.returncode, ran.stdout) == (code, "")
+def test_what_makes_no_sense(home, imports, args, code, told):
+    ran = invoke("serve", *args, cwd=home)
+    assert (ran.exit_code, ran.stdout) == (code, "")
     assert told in ran.stderr
 
 

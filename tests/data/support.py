@@ -7,6 +7,7 @@ import zipfile
 
 from sojourn.artifact.file import FileArtifactService
 from sojourn.artifact.types import ArtifactScope
+from sojourn.data import DataCare
 from sojourn.event import Usage
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.types import Memory
@@ -75,3 +76,22 @@ def files_with(directory, text):
     found = subprocess.run(["grep", "-rlaF", text, str(directory)], capture_output=True, text=True, check=False)
     assert found.returncode in (0, 1), found.stderr
     return found.stdout.splitlines()
+
+
+STRANGE = ["a/b", "a", "a%", "a_", "..", "a'b", "%", "user:a", "é", "a:b", " a", "a.b", "\u2028x", "u", "app\\x1f"]
+
+
+async def check_strange_users(store, directory):
+    """Users whose ids look like something else, or like the beginning of another's, have their own and nothing of others."""
+    artifacts, memory = beside(directory)
+    care = DataCare(store, artifacts=artifacts, memory=memory)
+    for user in STRANGE:
+        await fill(store, artifacts, memory, user, word="w", sessions=1)
+    for number, user in enumerate(STRANGE, 1):
+        files = await archive_of(care.export(user))
+        assert files["end.json"] == {"sessions": 1, "events": 15, "runs": 3, "artifacts": 4, "memories": 2}, user
+        assert (await care.erase(user, scrub=False)).sessions == 1
+        assert await store.apps_of_user(user) == []
+        for other in STRANGE[number:]:
+            assert await store.user_state(APP, other) == {"user:b": "w"}
+        assert len(list((directory / "artifacts").rglob("data"))) == 4 * (len(STRANGE) - number)

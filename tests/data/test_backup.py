@@ -124,10 +124,45 @@ async def test_what_died_is_tidied_up(opened, tmp_path):
     store = opened(tmp_path / "store.db")
     await fill(store)
     gone = 2**22 + 1
-    (tmp_path / f"copy.db.{gone}.partial").write_text("half")
-    (tmp_path / f"other.db.{gone}.partial").write_text("not ours")
+    for left in (f"copy.db.{gone}.a1.partial", f"copy.db.{gone}.a1.partial-journal", f"copy.db.{os.getpid()}.a1.partial"):
+        (tmp_path / left).write_text("half")
+    others = {f"other.db.{gone}.a1.partial", f"copy.db.{os.getppid()}.a1.partial"}
+    for other in others:
+        (tmp_path / other).write_text("not ours")
     await DataCare(store).backup(tmp_path / "copy.db")
-    assert [path.name for path in tmp_path.glob("*.partial")] == [f"other.db.{gone}.partial"]
+    assert {path.name for path in tmp_path.glob("*.partial*")} == others
+
+
+async def test_two_backups_to_one_name_at_once(opened, tmp_path):
+    store = opened(tmp_path / "store.db")
+    await fill(store)
+    care = DataCare(store)
+    await asyncio.gather(*(care.backup(tmp_path / "copy.db", overwrite=True) for _ in range(4)))
+    assert_same_world(await read_world(opened(tmp_path / "copy.db"), [APP]), await read_world(store, [APP]))
+    made = await asyncio.gather(*(care.backup(tmp_path / "other.db") for _ in range(3)), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in made) == ["AlreadyExists", "AlreadyExists", "Backup"]
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-journal", ".executor"])
+async def test_the_files_of_the_database_are_not_replaced(opened, tmp_path, ending):
+    store = opened(tmp_path / "store.db")
+    await store.become_executor()
+    await fill(store)
+    (tmp_path / "link.db").symlink_to(tmp_path / f"store.db{ending}")
+    for name in (f"store.db{ending}", "link.db"):
+        with raises(AlreadyExists, "data.target_exists"):
+            await DataCare(store).backup(tmp_path / name, overwrite=True)
+    await finished(store, "later", None, "a")
+
+
+async def test_what_is_no_file_is_not_replaced(opened, tmp_path):
+    store = opened(tmp_path / "store.db")
+    await fill(store)
+    os.mkfifo(tmp_path / "pipe")
+    with raises(AlreadyExists, "data.target_exists"):
+        await DataCare(store).backup(tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 async def test_a_backup_that_is_cancelled_leaves_nothing(opened, tmp_path, monkeypatch):
@@ -178,6 +213,14 @@ async def test_a_database_that_is_gone_is_made(opened, tmp_path):
     await store.close()
     await restore_backup(tmp_path / "copy.db", tmp_path / "new.db")
     assert_same_world(await read_world(opened(tmp_path / "new.db"), [APP]), world)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+async def test_what_died_while_it_restored_is_tidied_up(opened, tmp_path):
+    store, _ = await backed_up(opened, tmp_path)
+    await store.close()
+    (tmp_path / f"store.db.{2**22 + 1}.a1.partial").write_text("half")
+    await restore_backup(tmp_path / "copy.db", tmp_path / "store.db")
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -243,9 +286,11 @@ async def test_what_is_no_database_of_ours_is_not_overwritten(opened, tmp_path):
         other.executescript("CREATE TABLE t (x)")
     with raises(Unavailable, "store.foreign"):
         await restore_backup(tmp_path / "copy.db", tmp_path / "foreign")
-    (tmp_path / "gone.db-wal").write_text("left over")
-    with raises(Unavailable, "store.corrupt"):
-        await restore_backup(tmp_path / "copy.db", tmp_path / "gone.db")
+    for log in ("gone.db-wal", "gone.db-journal"):
+        (tmp_path / log).write_text("left over")
+        with raises(Unavailable, "store.corrupt"):
+            await restore_backup(tmp_path / "copy.db", tmp_path / "gone.db")
+        (tmp_path / log).unlink()
     assert (tmp_path / "text").read_text().startswith("something")
     assert not (tmp_path / "gone.db").exists()
 

@@ -2,23 +2,29 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 
 import pytest
 
 from sojourn.agents.function import agent
+from sojourn.artifact.file import FileArtifactService
 from sojourn.artifact.inmemory import InMemoryArtifactService
+from sojourn.artifact.types import ArtifactScope
 from sojourn.data import DataCare, erasing
 from sojourn.errors import Conflict, Fenced, NotFound, Unavailable
 from sojourn.memory.inmemory import InMemoryMemoryService
+from sojourn.memory.sqlite.service import SqliteMemoryService
 from sojourn.runner.runner import Runner
 from sojourn.session.types import SessionKey
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.store.sqlite.service import SqliteSessionService
 from sojourn.testing.builders import event, finished, session_key, start, write
 from sojourn.testing.clock import ManualPlatform
+from sojourn.testing.faults import FaultyRetainingStore, hold
+from sojourn.testing.loop import simulate
 from sojourn.testing.suite import raises
 from sojourn.testing.world import assert_same_world, read_world
-from tests.data.support import APP, archive_of, beside, files_with, fill
+from tests.data.support import APP, archive_of, beside, check_strange_users, files_with, fill
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +71,53 @@ async def test_nothing_is_left(store, tmp_path):
     assert (await care.erase("alice")).sessions == 0
 
 
+@pytest.mark.parametrize("kind", ["ram", "sqlite"])
+async def test_users_with_strange_ids(kind, store, tmp_path):
+    await check_strange_users(store if kind == "sqlite" else InMemorySessionService(), tmp_path)
+
+
+# Of each table, the file of the archive that tells what is in it. What is told by none is the store's own.
+TABLES = {
+    "sessions": "session.json",
+    "runs": "runs.jsonl",
+    "events": "events.jsonl",
+    "steps": "runs.jsonl",
+    "interrupts": "runs.jsonl",
+    "state": "app.json",
+    "user_usage": "app.json",
+    "memory_scopes": "memories.jsonl",
+    "memory_entries": "memories.jsonl",
+    "calls": None,
+    "undo": None,
+    "dropped_sessions": None,
+    "memory_vectors": None,
+}
+# Of nobody, and an index that cannot be counted: that the words are gone from the bytes of the file is tested above.
+NOT_COUNTED = {"memory_schema", "memory_models", "memory_words"}
+
+
+async def test_every_table_is_exported_and_erased(store, tmp_path):
+    """A table that is new has to be named here, and in both."""
+    artifacts, memory = FileArtifactService(tmp_path / "artifacts"), SqliteMemoryService(tmp_path / "store.db")
+    await fill(store, artifacts, memory, "alice", word="words")
+    care = DataCare(store, artifacts=artifacts, memory=memory)
+    files = await archive_of(care.export("alice"))
+    with closing(sqlite3.connect(tmp_path / "store.db")) as db:
+        names = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type <> 'shadow' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+        tables = {name for (name,) in db.execute(names)}
+        assert tables == TABLES.keys() | NOT_COUNTED
+        for table, file in TABLES.items():
+            if file is not None:
+                assert db.execute(f"SELECT count(*) FROM {table}").fetchone()[0], table
+                assert [name for name in files if name.endswith(file) and files[name]], table
+    await care.erase("alice")
+    await memory.close()
+    with closing(sqlite3.connect(tmp_path / "store.db")) as db:
+        for table in TABLES:
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+    assert not [path for path in (tmp_path / "artifacts").rglob("*") if path.name == "data"]
+
+
 async def test_one_app_alone(store, tmp_path):
     artifacts, memory = beside(tmp_path)
     await fill(store, artifacts, memory, "alice", word="w", apps=("bank", APP), sessions=1)
@@ -103,6 +156,72 @@ async def test_a_run_under_way_is_stopped_by_its_runner(kind, store):
                 await one.refresh()
     assert await given.apps_of_user("alice") == []
     assert artifacts._users == {}
+
+
+def test_what_an_agent_saves_while_it_is_stopped_is_not_kept():
+    async def scenario():
+        store, artifacts, memory = InMemorySessionService(), InMemoryArtifactService(), InMemoryMemoryService()
+        refused = []
+
+        @agent
+        async def thorough(ctx):
+            yield "so"
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(1)
+                for late in (
+                    lambda: ctx.artifacts.save("user:late.txt", b"a"),
+                    lambda: ctx.artifacts.save("late.txt", b"a"),
+                    lambda: ctx.memory.add("late"),
+                ):
+                    try:
+                        await late()
+                    except asyncio.CancelledError:
+                        refused.append(late)
+                await ctx.artifacts.save("user:later.txt", b"a")
+
+        services = {"session_service": store, "artifact_service": artifacts, "memory_service": memory}
+        async with Runner(app_name=APP, agent=thorough, **services) as runner:
+            runs = [await runner.start("alice", session, "Hi") for session in ("s1", "s2")]
+            for run in runs:
+                async for _ in run.events():
+                    break
+            # Also where somebody has cancelled it before.
+            await runs[1].cancel()
+            await runner.data.erase("alice")
+            for run in runs:
+                await run.settled()
+        assert len(refused) == 6
+        assert artifacts._users == {}
+        assert (await memory.list_memories(APP, "alice")).items == []
+
+    simulate(scenario, seed=1)
+
+
+def test_what_another_process_saves_until_it_notices_goes_too(monkeypatch):
+    """A run that begins once the erasing has begun is waited for as well."""
+    monkeypatch.setattr(erasing, "NOTICE_SECONDS", 2.0)
+
+    class Shared(InMemorySessionService):
+        shared = True
+
+    async def scenario():
+        inner, artifacts = Shared(), InMemoryArtifactService()
+        await inner.create_session(app_name=APP, user_id="alice", session_id="s1")
+        held = hold("drop_session")
+        store = FaultyRetainingStore(inner, [held])
+        care = DataCare(store, artifacts=artifacts)
+        erased = asyncio.create_task(care.erase("alice"))
+        await held.reached.wait()
+        run = await start(inner, "r1")
+        held.go.set()
+        await asyncio.sleep(1)
+        await artifacts.save_artifact(ArtifactScope(APP, "alice", "s1", run.session_uid), "late.txt", b"a")
+        await erased
+        assert artifacts._users == {}
+
+    simulate(scenario, seed=1)
 
 
 async def test_another_process_is_fenced(store, tmp_path):

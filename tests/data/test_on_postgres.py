@@ -8,7 +8,7 @@ from sojourn.run.types import RunQuery
 from sojourn.store.postgres.service import PostgresSessionService
 from sojourn.testing.builders import event, finished, session_key, start, write
 from sojourn.testing.suite import raises
-from tests.data.support import APP, archive_of, beside, fill
+from tests.data.support import APP, archive_of, beside, check_strange_users, fill
 from tests.store.postgres.conftest import proxy, wiped  # noqa: F401
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +58,10 @@ async def test_from_the_first_day_to_the_last(opened, tmp_path):
     assert (await care.report()).sessions == 1
     assert (await care.prune(APP, Retention(ttl=0.0))).sessions == 1
     assert await store.dropped_sessions(APP) == []
+
+
+async def test_users_with_strange_ids(opened, tmp_path):
+    await check_strange_users(opened(), tmp_path)
 
 
 @pytest.mark.parametrize("way", ["lose_reply", "swallow"])

@@ -5,14 +5,16 @@ import asyncio
 import pytest
 
 from sojourn.agents.function import agent
+from sojourn.artifact.inmemory import InMemoryArtifactService
 from sojourn.data import DataCare, Pruned, Retention
 from sojourn.errors import Gone, InvalidInput, NotFound, Unavailable, Unsupported
+from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.run.status import RunStatus
 from sojourn.runner.runner import Runner
 from sojourn.session.types import SessionKey
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.store.sqlite.service import SqliteSessionService
-from sojourn.testing.builders import ask, finished, session_key, start
+from sojourn.testing.builders import ask, finished, new_run, session_key, start
 from sojourn.testing.faults import FaultyStore
 from sojourn.testing.loop import simulate
 from sojourn.testing.suite import manual_clock, raises
@@ -68,6 +70,23 @@ async def test_artifacts_of_sessions_go_also_after_a_crash(store, tmp_path):
     assert await store.dropped_sessions(APP) == []
 
 
+async def test_artifacts_that_cannot_be_removed_hold_up_no_others(store):
+    class Stubborn(InMemoryArtifactService):
+        async def delete_session_artifacts(self, scope):
+            if scope.session_id == "s2":
+                raise Unavailable("a directory is in the way", code="artifact.unavailable", retryable=False)
+            await super().delete_session_artifacts(scope)
+
+    artifacts = Stubborn()
+    await fill(store, artifacts, InMemoryMemoryService(), "alice", word="old", sessions=3)
+    for n in (2, 1, 3):
+        await store.drop_session(session_key(f"s{n}"))
+    with raises(Unavailable, "artifact.unavailable"):
+        await DataCare(store, artifacts=artifacts).prune(APP, Retention(ttl=1e9))
+    assert [dropped.key.session_id for dropped in await store.dropped_sessions(APP)] == ["s2"]
+    assert len([owner for owner in artifacts._users["shop", "alice"] if owner is not None]) == 1
+
+
 async def test_waiting_runs_keep_their_session(store):
     with manual_clock() as clock:
         await ask(store, await start(store, "r1"), 1)
@@ -88,6 +107,15 @@ async def test_old_runs_go_and_new_ones_stay(store):
         assert await care.prune(APP, Retention(max_events=2)) == Pruned(0, 3, 6)
         assert await care.prune("bank", Retention(max_events=0)) == Pruned()
     assert len(await store.list_events(app_name=APP, user_id="alice", session_id="s1")) == 2
+
+
+async def test_runs_that_never_began_go_too(store):
+    await store.create_session(app_name=APP, user_id="alice", session_id="s1")
+    never = (await store.submit(new_run("r1", text="words"), begin=False)).record
+    await store.request_cancel(never.uid, "enough")
+    assert await DataCare(store).prune(APP, Retention(max_events=1)) == Pruned()
+    assert await DataCare(store).prune(APP, Retention(max_events=0)) == Pruned(0, 1, 0)
+    assert (await store.get_run(APP, "r1")).trimmed
 
 
 async def test_without_bounds_everything_stays(store):
@@ -172,13 +200,14 @@ def test_a_runner_that_is_not_entered_prunes_too():
     simulate(scenario, seed=1)
 
 
-def test_what_fails_is_tried_again(caplog):
+@pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("a bug")])
+def test_what_fails_is_tried_again(caplog, error):
     class Failing(InMemorySessionService):
         broken = True
 
         async def list_sessions(self, **which):
             if self.broken:
-                raise Unavailable("away")
+                raise error
             return await super().list_sessions(**which)
 
     async def scenario():

@@ -1,4 +1,4 @@
-"""A process to be killed while it prunes, erases or backs up.
+"""A process to be killed while it prunes, erases, backs up or restores.
 
 Started as a program, it makes one such process for each line it reads, by `fork`, so that none has to be loaded anew.
 """
@@ -11,13 +11,23 @@ import sys
 import traceback
 
 from sojourn.artifact.file import FileArtifactService
-from sojourn.data import DataCare, Retention
+from sojourn.data import DataCare, Retention, restore_backup
+from sojourn.store.postgres.service import PostgresSessionService
 from sojourn.store.sqlite.service import SqliteSessionService
 from tests.data.support import APP
 
 
-async def work(directory, what):
-    store = SqliteSessionService(f"{directory}/store.db", synchronous="normal", role="client")
+def opened(place):
+    if "://" in place:
+        return PostgresSessionService(place, role="client")
+    return SqliteSessionService(place, synchronous="normal", role="client")
+
+
+async def work(directory, place, what):
+    if what.startswith("restore"):
+        await restore_backup(f"{directory}/backup{what[-1]}.db", place)
+        return
+    store = opened(place)
     care = DataCare(store, artifacts=FileArtifactService(f"{directory}/artifacts"))
     if what == "prune":
         await care.prune(APP, Retention(max_events=15))
@@ -33,14 +43,14 @@ async def work(directory, what):
 def main():
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
-        directory, what = json.loads(line)
+        directory, place, what = json.loads(line)
         pid = os.fork()
         if pid:
             print(pid, flush=True)
             continue
         code = 1
         try:
-            asyncio.run(work(directory, what))
+            asyncio.run(work(directory, place, what))
             code = 0
         except BaseException:
             traceback.print_exc()

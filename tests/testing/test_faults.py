@@ -4,12 +4,14 @@ import inspect
 import pytest
 
 from sojourn.errors import Unavailable
+from sojourn.run.retention import SupportsRetention
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import RunStore, Store
 from sojourn.session.service import SessionService
+from sojourn.session.types import SessionKey
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.builders import event, start, write
-from sojourn.testing.faults import FaultyStore, fail_after, fail_before, hold
+from sojourn.testing.faults import FaultyRetainingStore, FaultyStore, fail_after, fail_before, hold
 
 pytestmark = pytest.mark.anyio
 
@@ -32,14 +34,25 @@ async def test_without_a_plan_it_is_the_store(store: FaultyStore, inner: Store) 
     assert store.shared is inner.shared
 
 
-async def test_every_method_of_the_seams_is_passed_on() -> None:
-    methods = {
-        name for seam in (SessionService, RunStore) for name, _ in inspect.getmembers(seam, inspect.isfunction)
-        if not name.startswith("_")
-    }  # fmt: skip
-    assert methods <= set(vars(FaultyStore))
+@pytest.mark.parametrize(
+    ("faulty", "seams"), [(FaultyStore, (SessionService, RunStore)), (FaultyRetainingStore, (SupportsRetention,))]
+)
+async def test_every_method_of_the_seams_is_passed_on(faulty: type[FaultyStore], seams: tuple[type, ...]) -> None:
+    methods = {name for seam in seams for name, _ in inspect.getmembers(seam, inspect.isfunction) if not name.startswith("_")}
+    assert methods <= set(vars(faulty))
     for name in methods:
-        assert inspect.signature(getattr(FaultyStore, name)) == inspect.signature(getattr(InMemorySessionService, name))
+        assert inspect.signature(getattr(faulty, name)) == inspect.signature(getattr(InMemorySessionService, name))
+
+
+async def test_only_the_one_for_retention_supports_it(store: FaultyStore) -> None:
+    assert not isinstance(store, SupportsRetention)
+    retaining = FaultyRetainingStore(InMemorySessionService(), [fail_after("drop_session", 1)])
+    assert isinstance(retaining, SupportsRetention)
+    await retaining.create_session(app_name="shop", user_id="alice", session_id="s1")
+    with pytest.raises(Unavailable):
+        await retaining.drop_session(SessionKey("shop", "alice", "s1"))
+    assert [dropped.key.session_id for dropped in await retaining.dropped_sessions("shop")] == ["s1"]
+    assert retaining.calls == {"create_session": 1, "drop_session": 1, "dropped_sessions": 1}
 
 
 async def test_failing_before_writes_nothing(store: FaultyStore, inner: Store) -> None:

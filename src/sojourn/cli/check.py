@@ -68,6 +68,7 @@ def described(app: AppConfig, other_model: OtherModel | None = None) -> Iterator
         ("mcp servers", told.mcp_servers()),
         ("services", told.services()),
         ("limits", told.settings("limits", app.limits)),
+        ("retention", iter(()) if app.retention is None else told.settings("retention", app.retention)),
         ("run config", told.settings("run_config", app.run_config)),
         ("plugins", iter(app.plugins)),
     ):

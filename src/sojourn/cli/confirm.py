@@ -17,10 +17,24 @@ def check_somebody_confirms(yes: bool) -> None:
         raise typer.BadParameter("nobody is there to confirm; give it to go on without being asked", param_hint="--yes")
 
 
-async def confirmed(screen: Screen, ctrl_c: CtrlC, question: str) -> bool:
-    """Whether a person says yes to a question."""
+async def confirmed(screen: Screen, ctrl_c: CtrlC, question: str, *, yes: bool, otherwise: str) -> bool:
+    """Whether to go on: somebody has said so already, or says yes to a question.
+
+    Args:
+        screen: Where to ask.
+        ctrl_c: Who listens to Ctrl-C.
+        question: What is asked.
+        yes: Whether somebody has said so already.
+        otherwise: What to say if not: what did not happen.
+    """
+    if yes:
+        return True
     screen.tell(question)
     try:
-        return (await LineReader(screen, ctrl_c).read("[y/N] ")).strip().lower() in ("y", "yes")
+        said = await LineReader(screen, ctrl_c).read("[y/N] ")
     except EOFError:
-        return False
+        said = ""
+    if said.strip().lower() in ("y", "yes"):
+        return True
+    screen.note(otherwise)
+    return False

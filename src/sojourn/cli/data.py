@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import json as jsontext
 import os
-import sqlite3
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from sojourn.artifact.s3.service import S3ArtifactService
 from sojourn.cli.confirm import check_somebody_confirms, confirmed
 from sojourn.cli.execute import execute
 from sojourn.cli.interrupts import CtrlC
+from sojourn.cli.listing import listed
 from sojourn.cli.options import (
     DEFAULT_DB,
     AppOption,
     ArtifactsOption,
     DbOption,
+    JsonObjectOption,
     Storage,
     UserOption,
     VerboseOption,
+    YesOption,
     database_path,
-    open_storage,
+    open_stored,
     resolve_app,
     span_of,
+    url_of,
 )
-from sojourn.cli.screen import Screen
+from sojourn.cli.screen import Screen, counted
 from sojourn.cli.transcript import clock_text
 from sojourn.data import DataCare, Retention, SessionStorage, StorageReport, restore_backup
+from sojourn.data.services import retaining
 from sojourn.memory.database import DatabaseMemoryService
 from sojourn.memory.service import MemoryService
+from sojourn.memory.sqlite.schema import has_tables
+from sojourn.newfile import partial_file, put_in_place
+from sojourn.page import Page
+from sojourn.run.store import Store
 
 commands = typer.Typer(no_args_is_help=True, help="Prune, measure, export, erase, back up and restore what is stored.")
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
 MemoryOption = Annotated[
     str | None,
@@ -67,7 +72,7 @@ def prune(
     ] = None,
     user: UserOption = None,
     yes: YesOption = False,
-    json: JsonOption = False,
+    json: JsonObjectOption = False,
     app: AppOption = None,
     db: DbOption = DEFAULT_DB,
     artifacts: ArtifactsOption = None,
@@ -80,12 +85,11 @@ def prune(
     check_somebody_confirms(yes)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client", artifacts=artifacts) as storage:
-            app_name = await resolve_app(storage.store, app)
-            if not yes and not await confirmed(
-                screen, ctrl_c, f"Remove from app {app_name} {_told(ttl, max_events, max_age)}?"
-            ):
-                screen.note("nothing was removed")
+        async with open_stored(db, artifacts) as storage:
+            app_name = await _app_to_prune(storage.store, app)
+            whose = "" if user is None else f" of user {user}"
+            question = f"Remove from app {app_name}{whose}: {_told(ttl, max_events, max_age)}?"
+            if not await confirmed(screen, ctrl_c, question, yes=yes, otherwise="nothing was removed"):
                 return 1
             pruned = await _care(storage).prune(app_name, retention, user_id=user)
         removed = {"sessions": pruned.sessions, "runs": pruned.runs, "events": pruned.events}
@@ -99,7 +103,7 @@ def prune(
 def report(
     user: UserOption = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many, the largest; 0 for all.")] = 20,
-    json: JsonOption = False,
+    json: JsonObjectOption = False,
     app: Annotated[
         str | None, typer.Option("--app", metavar="NAME", help="Only this app; all by default.", show_default=False)
     ] = None,
@@ -110,7 +114,7 @@ def report(
     """Print how much each session takes up, the largest first."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client", artifacts=artifacts) as storage:
+        async with open_stored(db, artifacts) as storage:
             found, sessions = await _reported(_care(storage), app, user, limit)
         if json:
             screen.line(jsontext.dumps({"sessions": [_wire(one) for one in sessions], **_totals(found)}, ensure_ascii=False))
@@ -118,7 +122,7 @@ def report(
         columns = ("SESSION", "APP", "USER", "BYTES", "EVENTS", "RUNS", "ARTIFACTS", "ARTIFACT BYTES", "UPDATED")
         screen.table(columns, [_row(one) for one in sessions])
         screen.note(
-            f"{found.sessions} sessions, {found.runs} runs, {found.events} events, {found.bytes} bytes"
+            _counted({"sessions": found.sessions, "runs": found.runs, "events": found.events, "bytes": found.bytes})
             + (f"; shown: the {len(sessions)} largest" if len(sessions) < found.sessions else "")
         )
         return 0
@@ -145,15 +149,14 @@ def export(
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
         async with (
-            open_storage(db, create=False, role="client", artifacts=artifacts) as storage,
+            open_stored(db, artifacts) as storage,
             _remembering(db, memory) as memories,
         ):
-            pieces = _care(storage, memories).export(user, apps=app)
-            if output is None:
-                await _write(sys.stdout.buffer, pieces)
-                return 0
-            await _write_file(output, pieces)
-        screen.note(f"exported user {user} to {output}")
+            with _opened(output) as file:
+                async for piece in _care(storage, memories).export(user, apps=app):
+                    file.write(piece)
+        if output is not None:
+            screen.note(f"exported user {user} to {output}")
         return 0
 
     raise typer.Exit(execute(work, verbose=verbose))
@@ -166,7 +169,7 @@ def erase(
         bool, typer.Option("--no-scrub", help="Do not rewrite the file: what was removed stays readable in its unused parts.")
     ] = False,
     yes: YesOption = False,
-    json: JsonOption = False,
+    json: JsonObjectOption = False,
     app: AppsOption = None,
     memory: MemoryOption = None,
     db: DbOption = DEFAULT_DB,
@@ -177,10 +180,10 @@ def erase(
     check_somebody_confirms(yes)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client", artifacts=artifacts) as storage:
+        async with open_stored(db, artifacts) as storage:
             where = f"in the apps {', '.join(app)}" if app else "in all apps"
-            if not yes and not await confirmed(screen, ctrl_c, f"Erase all that is kept of user {user} {where}, for good?"):
-                screen.note("nothing was erased")
+            question = f"Erase all that is kept of user {user} {where}, for good?"
+            if not await confirmed(screen, ctrl_c, question, yes=yes, otherwise="nothing was erased"):
                 return 1
             async with _remembering(db, memory) as memories:
                 erased = await _care(storage, memories).erase(user, apps=app, scrub=not no_scrub)
@@ -195,16 +198,16 @@ def erase(
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")] = False,
-    json: JsonOption = False,
+    json: JsonObjectOption = False,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
 ) -> None:
     """Copy the database to a file, while it is in use."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             made = await _care(storage).backup(file, overwrite=overwrite)
-        _tell(screen, json, {"file": made.path, "bytes": made.size}, f"backed up to {made.path}: {made.size} bytes")
+        _tell(screen, json, {"file": made.path, "bytes": made.size}, f"backed up to {made.path}: {counted(made.size, 'byte')}")
         return 0
 
     raise typer.Exit(execute(work, verbose=verbose))
@@ -214,7 +217,7 @@ def backup(
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` wrote.", show_default=False)],
     yes: YesOption = False,
-    json: JsonOption = False,
+    json: JsonObjectOption = False,
     db: DbOption = DEFAULT_DB,
     verbose: VerboseOption = False,
 ) -> None:
@@ -224,8 +227,8 @@ def restore(
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
         path = database_path(db)
         question = f"Replace all that is in {path} by what is in {file}?"
-        if path.exists() and not yes and not await confirmed(screen, ctrl_c, question):
-            screen.note("nothing was restored")
+        agreed = yes or not path.exists()
+        if not await confirmed(screen, ctrl_c, question, yes=agreed, otherwise="nothing was restored"):
             return 1
         await restore_backup(file, path)
         _tell(screen, json, {"file": str(file), "database": str(path)}, f"restored {path} from {file}")
@@ -240,22 +243,32 @@ def sweep(
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="SPAN", help="Only what is so old: 1h, 7d. Saves must not take that long.")
     ] = "1h",
-    json: JsonOption = False,
+    json: JsonObjectOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Remove from a bucket what saves and deletions of artifacts that were cut off have left, while it is in use."""
     seconds = _span(older_than, "--older-than")
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        # It takes another library, and time to load.
+        from sojourn.artifact.s3.service import S3ArtifactService
+
         removed = await S3ArtifactService(url).sweep(older_than=seconds or 0)
         where = url.partition("?")[0]
-        _tell(screen, json, {"url": where, "objects": removed}, f"removed {removed} objects from {where}")
+        _tell(screen, json, {"url": where, "objects": removed}, f"removed {counted(removed, 'object')} from {where}")
         return 0
 
     raise typer.Exit(execute(work, verbose=verbose))
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
+
+
+async def _app_to_prune(store: Store, app: str | None) -> str:
+    """The app: also one of which nothing is left but artifacts of sessions that an earlier call has removed."""
+    if app is not None and await retaining(store).dropped_sessions(app, limit=1):
+        return app
+    return await resolve_app(store, app)
 
 
 def _care(storage: Storage, memory: MemoryService | None = None) -> DataCare:
@@ -273,7 +286,7 @@ async def _remembering(db: str, memory: str | None) -> AsyncIterator[MemoryServi
     if memory is None and not _has_memory(db):
         yield None
         return
-    service = DatabaseMemoryService(_url_of(db if memory is None else memory))
+    service = DatabaseMemoryService(url_of(db if memory is None else memory))
     try:
         yield service
     finally:
@@ -283,16 +296,11 @@ async def _remembering(db: str, memory: str | None) -> AsyncIterator[MemoryServi
             await close()
 
 
-def _url_of(place: str) -> str:
-    return place if "://" in place else f"sqlite:///{os.path.abspath(place)}"
-
-
 def _has_memory(db: str) -> bool:
     """Whether a database is a SQLite file with memory in it."""
     if "://" in db and not db.lower().startswith("sqlite:"):
         return False
-    with closing(sqlite3.connect(database_path(db))) as conn:
-        return conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'memory_schema'").fetchone() is not None
+    return has_tables(os.fspath(database_path(db)))
 
 
 def _span(text: str | None, option: str) -> float | None:
@@ -316,8 +324,8 @@ def _told(ttl: str | None, max_events: int | None, max_age: str | None) -> str:
     return ", ".join(told)
 
 
-def _counted(removed: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in removed.items())
+def _counted(found: dict[str, int]) -> str:
+    return ", ".join(counted(count, names.removesuffix("s")) for names, count in found.items())
 
 
 def _tell(screen: Screen, json: bool, wire: dict[str, Any], note: str) -> None:
@@ -331,18 +339,15 @@ def _tell(screen: Screen, json: bool, wire: dict[str, Any], note: str) -> None:
 async def _reported(
     care: DataCare, app: str | None, user: str | None, limit: int
 ) -> tuple[StorageReport, list[SessionStorage]]:
-    found: list[SessionStorage] = []
-    after: str | None = None
-    while True:
-        size = min(_PAGE, limit - len(found)) if limit else _PAGE
-        page = await care.report(app, user_id=user, limit=size, after=after)
-        found += page.page.items
-        after = page.page.next
-        if after is None or (limit and len(found) >= limit):
-            return page, found
+    """A report with the totals, and the largest sessions."""
+    pages: list[StorageReport] = []
 
+    async def read(size: int, after: str | None) -> Page[SessionStorage]:
+        pages.append(await care.report(app, user_id=user, limit=size, after=after))
+        return pages[-1].page
 
-_PAGE = 1000
+    sessions = await listed(read, limit)
+    return pages[-1], sessions
 
 
 def _row(one: SessionStorage) -> Sequence[str]:
@@ -372,19 +377,22 @@ def _totals(found: StorageReport) -> dict[str, Any]:
     return {"total": {"sessions": found.sessions, "runs": found.runs, "events": found.events, "bytes": found.bytes}}
 
 
-async def _write(file: BinaryIO, pieces: AsyncIterator[bytes]) -> None:
-    async for piece in pieces:
-        file.write(piece)
-    file.flush()
+@contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """Where an archive goes: to stdout, to what is no file, such as a pipe, or to a file for its owner alone.
 
-
-async def _write_file(path: Path, pieces: AsyncIterator[bytes]) -> None:
-    """Writes a file that is there whole or not at all, for its owner alone."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            await _write(file, pieces)
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    The file is there once the block has succeeded, whole.
+    """
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    elif output.exists() and not output.is_file():
+        with output.open("wb") as file:
+            yield file
+    else:
+        # What a link leads to is written, as by any other program.
+        target = os.path.realpath(output)
+        with partial_file(target) as partial:
+            with open(partial, "wb") as file:
+                yield file
+            put_in_place(partial, target, overwrite=True)

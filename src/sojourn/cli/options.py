@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from sojourn.artifact.place import artifact_service_at
 from sojourn.artifact.service import ArtifactService
 from sojourn.errors import InvalidInput, NotFound, Unavailable
 from sojourn.run.store import Store
-from sojourn.store.database import DatabaseSessionService
+from sojourn.store.database import POSTGRES, DatabaseSessionService
 from sojourn.store.role import Role
 
 HOME = Path(".sojourn")
@@ -78,6 +78,8 @@ UserOption = Annotated[
 ]
 SpeakerOption = Annotated[str, typer.Option("--user", "-u", metavar="ID", help="Who speaks.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line: the run's frames as they come.")]
+JsonObjectOption = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many, the newest; 0 for all.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print tracebacks of errors, and the log.")]
 
@@ -126,7 +128,7 @@ async def open_storage(db: str, *, create: bool, role: Role, artifacts: str | No
         raise NotFound(f"there is no database {str(path)!r}; name another one with --db", code="store.not_found")
     if path == _file_of(DEFAULT_DB) and create:
         _make_home()
-    store = open_store(db, role)
+    store = open_store(db, role, create=create)
     try:
         beside = (path.parent if path is not None else HOME) / "artifacts"
         yield Storage(store, FileArtifactService(beside) if artifacts is None else artifact_service_at(artifacts))
@@ -134,14 +136,32 @@ async def open_storage(db: str, *, create: bool, role: Role, artifacts: str | No
         await store.close()
 
 
-def open_store(db: str, role: Role) -> Store:
-    """The store behind `--db`; the file is opened by the first call.
+def open_stored(db: str, artifacts: str | None = None) -> AbstractAsyncContextManager[Storage]:
+    """Opens a database that is there, beside whoever executes its runs; as `open_storage` does."""
+    return open_storage(db, create=False, role="client", artifacts=artifacts)
+
+
+def open_store(db: str, role: Role, *, create: bool = True) -> Store:
+    """The store behind `--db`; it is opened by the first call.
+
+    Args:
+        db: A path or a URL.
+        role: `client` for a command that executes no runs.
+        create: Whether to create the tables in a PostgreSQL database that has none.
 
     Raises:
         InvalidInput: `store.invalid_url`.
         Unsupported: `store.unsupported_url`.
     """
-    return DatabaseSessionService(db if "://" in db else f"sqlite:///{os.path.abspath(db)}", role=role)
+    url = url_of(db)
+    if url.partition("://")[0].lower() in POSTGRES:
+        return DatabaseSessionService(url, role=role, create=create)
+    return DatabaseSessionService(url, role=role)
+
+
+def url_of(place: str) -> str:
+    """The URL of a database that is named by a path or a URL."""
+    return place if "://" in place else f"sqlite:///{os.path.abspath(place)}"
 
 
 def keys_path(db: str, *, create: bool = False) -> Path:

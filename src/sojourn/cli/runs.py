@@ -29,6 +29,7 @@ from sojourn.cli.options import (
     UserOption,
     VerboseOption,
     open_storage,
+    open_stored,
     resolve_app,
 )
 from sojourn.cli.othermodel import OtherModel
@@ -69,7 +70,7 @@ def list_(
     """List runs, newest first."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             app_name = await resolve_app(storage.store, app)
             runs = await all_runs(storage.store, RunQuery(app_name, user, session, tuple(status or ())), limit)
             screen.table(
@@ -91,7 +92,7 @@ def show(
     """Draw what happened in a run: events, steps, questions, attempts, how long they took, what they cost."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             store = storage.store
             record = await find_run(store, run, app, user)
             asked = await store.list_interrupts(record.app_name, user_id=record.user_id, run_uid=record.uid, open_only=False)
@@ -118,7 +119,7 @@ def cancel(
     """Ask for a run's end: at once if it is queued or waiting; else its process stops it within about a second."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             found = await find_run(storage.store, run, app, user)
             if found.status.terminal:
                 screen.tell(f"run {run} is {found.status.value} already")

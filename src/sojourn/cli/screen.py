@@ -26,6 +26,11 @@ def one_line(text: str, width: int = 0) -> str:
     return line if not width or len(line) <= width else f"{line[: width - 1]}…"
 
 
+def counted(count: int, noun: str) -> str:
+    """How many there are of something: `1 run`, `2 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def open_missing_streams() -> None:
     """Points standard streams that the process was started without at nothing.
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from sojourn.artifact.types import ArtifactScope
 from sojourn.cli.confirm import check_somebody_confirms, confirmed
 from sojourn.cli.execute import execute
 from sojourn.cli.interrupts import CtrlC
@@ -23,11 +22,13 @@ from sojourn.cli.options import (
     OfAppOption,
     UserOption,
     VerboseOption,
-    open_storage,
+    YesOption,
+    open_stored,
     resolve_app,
 )
-from sojourn.cli.screen import Screen
+from sojourn.cli.screen import Screen, counted
 from sojourn.cli.transcript import clock_text, print_transcript
+from sojourn.data.deleting import delete_session
 from sojourn.run.store import Store
 from sojourn.run.types import RunQuery
 from sojourn.session.types import Session
@@ -49,7 +50,7 @@ def list_(
     """List sessions, newest first."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             app_name = await resolve_app(storage.store, app)
             sessions = await all_sessions(storage.store, app_name, user, limit)
             columns = ("SESSION", "USER", "EVENTS", "ACTIVE AGENT", "CREATED", "UPDATED")
@@ -71,9 +72,9 @@ def show(
     """Print a session's conversation."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             found = await find_session(storage.store, session, app, user)
-            heading = f"session {found.id} of user {found.user_id}, app {found.app_name}: {found.event_count} events"
+            heading = f"session {found.id} of user {found.user_id}, app {found.app_name}: {counted(found.event_count, 'event')}"
             screen.note(f"{heading}, created {clock_text(found.created_at)}")
             async for page in all_events(storage.store, found, superseded=superseded):
                 print_transcript(screen, page, times=True)
@@ -97,7 +98,7 @@ def export(
     """Print a whole session as JSON: record, state, events with superseded ones, runs with steps and questions."""
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             found = await find_session(storage.store, session, app, user)
             text = json.dumps(await exported(storage.store, found), ensure_ascii=False, indent=2)
         if output is None:
@@ -113,7 +114,7 @@ def export(
 @commands.command()
 def rm(
     session: SessionArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     app: OfAppOption = None,
     user: UserOption = None,
     db: DbOption = DEFAULT_DB,
@@ -124,17 +125,14 @@ def rm(
     check_somebody_confirms(yes)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client", artifacts=artifacts) as storage:
+        async with open_stored(db, artifacts) as storage:
             found = await find_session(storage.store, session, app, user)
-            what = f"{found.event_count} events and its artifacts"
+            what = f"{counted(found.event_count, 'event')} and its artifacts"
             question = f"Delete session {found.id} of user {found.user_id} with its {what}?"
-            if not yes and not await confirmed(screen, ctrl_c, question):
-                screen.note("nothing was deleted")
+            if not await confirmed(screen, ctrl_c, question, yes=yes, otherwise="nothing was deleted"):
                 return 1
-            app_name, user_id, session_id = found.key
-            gone = await storage.store.delete_session(app_name=app_name, user_id=user_id, session_id=session_id)
-            await storage.artifacts.delete_session_artifacts(ArtifactScope(app_name, user_id, session_id, gone.uid))
-            screen.note(f"deleted session {session_id} of user {user_id}")
+            await delete_session(storage.store, storage.artifacts, found.key)
+            screen.note(f"deleted session {found.id} of user {found.user_id}")
         return 0
 
     raise typer.Exit(execute(work, verbose=verbose))

@@ -12,7 +12,7 @@ import typer
 from sojourn import platform
 from sojourn.cli.execute import execute
 from sojourn.cli.interrupts import CtrlC
-from sojourn.cli.options import DEFAULT_DB, DbOption, VerboseOption, open_storage, resolve_app, span_of
+from sojourn.cli.options import DEFAULT_DB, DbOption, JsonObjectOption, VerboseOption, open_stored, resolve_app, span_of
 from sojourn.cli.screen import Screen
 from sojourn.cli.transcript import clock_text
 from sojourn.event import Usage
@@ -32,7 +32,7 @@ def usage(
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    json: JsonObjectOption = False,
     app: Annotated[
         str | None,
         typer.Option(
@@ -49,7 +49,7 @@ def usage(
     start = None if since is None else _time_of(since)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
-        async with open_storage(db, create=False, role="client") as storage:
+        async with open_stored(db) as storage:
             # What was spent outlives the sessions, which alone tell what apps there are.
             app_name = app if app is not None else await resolve_app(storage.store, None)
             spent = await storage.store.user_usage(app_name, user, start)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from sojourn.data.services import Services, considerately, sessions_of, settle_one
 from sojourn.run.retention import DroppedSession
-from sojourn.run.status import RunStatus
-from sojourn.run.types import RunQuery
 
 NOTICE_SECONDS = 2.0
 """How long another process may take to notice that a run it executes is gone."""
@@ -50,17 +48,17 @@ async def erase(services: Services, user_id: str, apps: list[str]) -> Erased:
 
 async def _drop_sessions(services: Services, app_name: str, user_id: str, erased: Erased) -> bool:
     """Removes a user's sessions; whether a run was under way."""
-    running = RunQuery(app_name, user_id, None, (RunStatus.RUNNING,))
-    under_way = bool((await services.store.list_runs(running, limit=1)).items)
+    under_way = False
     async for session in sessions_of(services.store, app_name, user_id):
         state = "more"
         while state == "more":
             async with considerately():
                 dropped = await services.store.drop_session(session.key)
             state = dropped.state
+            under_way = under_way or dropped.unfinished > 0
             erased.runs += dropped.runs
             erased.events += dropped.events
             await services.stop(session.key)
         erased.sessions += 1
-        await settle_one(services, DroppedSession(session.key, session.uid))
+        await settle_one(services.store, services.artifacts, DroppedSession(session.key, session.uid))
     return under_way

@@ -15,7 +15,7 @@ from sojourn.data.services import RetainingStore, Services, scope_of, sessions_o
 from sojourn.errors import Gone, NotFound
 from sojourn.event import Event
 from sojourn.memory.service import MemoryService
-from sojourn.page import MAX_PAGE
+from sojourn.page import each_item
 from sojourn.run.types import RunQuery
 from sojourn.session.types import Session, SessionKey
 from sojourn.wire import interrupt_to_wire, run_to_wire, session_to_wire, step_to_wire
@@ -171,46 +171,39 @@ async def _events(store: RetainingStore, session: Session) -> AsyncIterator[Even
             after = page[-1].seq or 0
         except Gone:
             # Retention has removed what comes next.
-            after = (await _session(store, session.key)).first_seq - 1
+            try:
+                after = (await _session(store, session.key)).first_seq - 1
+            except NotFound:
+                return
         except NotFound:
             return
 
 
 async def _runs(store: RetainingStore, key: SessionKey) -> AsyncIterator[dict[str, Any]]:
     app_name, user_id, session_id = key
-    after: str | None = None
-    while True:
-        page = await store.list_runs(RunQuery(app_name, user_id, session_id), limit=_PAGE, after=after)
-        for record in page.items:
-            try:
-                steps = await store.list_steps(record.uid)
-                asked = await store.list_interrupts(app_name, user_id=user_id, run_uid=record.uid, open_only=False)
-            except NotFound:
-                continue
-            yield {
-                **run_to_wire(record),
-                "steps": [step_to_wire(step) for step in steps],
-                "interrupts": [interrupt_to_wire(interrupt) for interrupt in asked],
-            }
-        after = page.next
-        if after is None:
-            return
+    query = RunQuery(app_name, user_id, session_id)
+    async for record in each_item(lambda after: store.list_runs(query, limit=_PAGE, after=after)):
+        try:
+            steps = await store.list_steps(record.uid)
+            asked = await store.list_interrupts(app_name, user_id=user_id, run_uid=record.uid, open_only=False)
+        except NotFound:
+            continue
+        yield {
+            **run_to_wire(record),
+            "steps": [step_to_wire(step) for step in steps],
+            "interrupts": [interrupt_to_wire(interrupt) for interrupt in asked],
+        }
 
 
 async def _memories(
     archive: _Archive, memory: MemoryService, app_name: str, user_id: str, place: str, counts: dict[str, int]
 ) -> Steps:
-    after: str | None = None
+    entries = each_item(lambda after: memory.list_memories(app_name, user_id, limit=_PAGE, after=after))
     with archive.open(f"{place}/memories.jsonl") as file:
-        while True:
-            page = await memory.list_memories(app_name, user_id, limit=min(_PAGE, MAX_PAGE), after=after)
-            for entry in page.items:
-                _line(file, entry.to_wire())
-            counts["memories"] += len(page.items)
+        async for entry in entries:
+            _line(file, entry.to_wire())
+            counts["memories"] += 1
             yield
-            after = page.next
-            if after is None:
-                return
 
 
 async def _artifacts(

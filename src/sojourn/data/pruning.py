@@ -82,7 +82,7 @@ async def prune(
         if since is not None and session.updated_at < since and await _drop(services, session, since, pruned, stopped):
             continue
         await _trim(services, session, retention, now, pruned, stopped)
-    await settle(services, app_name, user_id)
+    await settle(services.store, services.artifacts, app_name, user_id)
     return pruned
 
 
@@ -107,7 +107,7 @@ async def _trim(
         # Nothing in it has ended before it began.
         before = None
     keep = retention.max_events
-    if keep is not None and session.event_count <= keep:
+    if keep is not None and session.event_count < keep:
         keep = None
     more = before is not None or keep is not None
     while more and not stopped():

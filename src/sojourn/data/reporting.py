@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sojourn.data.services import RetainingStore, Services, scope_of, versions_of
 from sojourn.errors import InvalidInput
-from sojourn.page import MAX_PAGE, Page, check_page, page_after, page_token
+from sojourn.page import Page, check_page, each_item, page_after, page_token
 from sojourn.run.retention import SessionSize
 
 
@@ -97,16 +97,9 @@ async def _measured(services: Services, app_name: str, user_id: str | None) -> A
         yield SessionStorage(size, artifacts, artifact_bytes)
 
 
-async def _sizes(store: RetainingStore, app_name: str, user_id: str | None) -> AsyncIterator[SessionSize]:
-    after: str | None = None
-    while True:
-        # Small pages: who reads besides waits for one of them.
-        page = await store.session_sizes(app_name, user_id=user_id, limit=min(_PAGE, MAX_PAGE), after=after)
-        for size in page.items:
-            yield size
-        after = page.next
-        if after is None:
-            return
+def _sizes(store: RetainingStore, app_name: str, user_id: str | None) -> AsyncIterator[SessionSize]:
+    # Small pages: who reads besides waits for one of them.
+    return each_item(lambda after: store.session_sizes(app_name, user_id=user_id, limit=_PAGE, after=after))
 
 
 _PAGE = 20

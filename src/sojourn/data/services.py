@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from sojourn import platform
 from sojourn.artifact.service import ArtifactService
 from sojourn.artifact.types import USER_PREFIX, ArtifactScope, ArtifactVersion
-from sojourn.errors import NotFound, Unsupported
+from sojourn.errors import NotFound, SojournError, Unsupported
 from sojourn.memory.service import MemoryService
-from sojourn.page import MAX_PAGE
+from sojourn.page import MAX_PAGE, each_item
 from sojourn.run.retention import DroppedSession, SupportsRetention
 from sojourn.run.store import Store
 from sojourn.session.types import Session, SessionKey
@@ -81,16 +81,9 @@ async def considerately() -> AsyncIterator[None]:
     await asyncio.sleep(min(_SHARE * (platform.monotonic() - began), _LONGEST_REST))
 
 
-async def sessions_of(store: Store, app_name: str, user_id: str | None) -> AsyncIterator[Session]:
+def sessions_of(store: Store, app_name: str, user_id: str | None) -> AsyncIterator[Session]:
     """The sessions of an app or a user, newest first; those that are removed meanwhile hide none."""
-    after: str | None = None
-    while True:
-        page = await store.list_sessions(app_name=app_name, user_id=user_id, limit=MAX_PAGE, after=after)
-        for session in page.items:
-            yield session
-        after = page.next
-        if after is None:
-            return
+    return each_item(lambda after: store.list_sessions(app_name=app_name, user_id=user_id, limit=MAX_PAGE, after=after))
 
 
 def scope_of(key: SessionKey, uid: str) -> ArtifactScope:
@@ -100,42 +93,42 @@ def scope_of(key: SessionKey, uid: str) -> ArtifactScope:
 
 async def versions_of(artifacts: ArtifactService, scope: ArtifactScope, *, shared: bool) -> AsyncIterator[ArtifactVersion]:
     """All versions of the artifacts of a session, or of those that its user's sessions share, name by name."""
-    after: str | None = None
-    while True:
-        names = await artifacts.list_artifact_names(scope, limit=MAX_PAGE, after=after)
-        for name in names.items:
-            if name.startswith(USER_PREFIX) is shared:
-                async for version in _versions(artifacts, scope, name):
-                    yield version
-        after = names.next
-        if after is None:
-            return
+    async for name in each_item(lambda after: artifacts.list_artifact_names(scope, limit=MAX_PAGE, after=after)):
+        if name.startswith(USER_PREFIX) is shared:
+            async for version in _versions(artifacts, scope, name):
+                yield version
 
 
 async def _versions(artifacts: ArtifactService, scope: ArtifactScope, name: str) -> AsyncIterator[ArtifactVersion]:
-    after: str | None = None
-    while True:
-        try:
-            page = await artifacts.list_versions(scope, name, limit=MAX_PAGE, after=after)
-        except NotFound:
-            # It was deleted meanwhile.
-            return
-        for version in page.items:
+    # An artifact may be deleted meanwhile.
+    with suppress(NotFound):
+        async for version in each_item(lambda after: artifacts.list_versions(scope, name, limit=MAX_PAGE, after=after)):
             yield version
-        after = page.next
-        if after is None:
-            return
 
 
-async def settle(services: Services, app_name: str, user_id: str | None = None) -> None:
-    """Removes the artifacts of sessions that are gone, also of those whose process died before it came to that."""
-    while dropped := await services.store.dropped_sessions(app_name, user_id=user_id):
+async def settle(
+    store: SupportsRetention, artifacts: ArtifactService | None, app_name: str, user_id: str | None = None
+) -> None:
+    """Removes the artifacts of sessions that are gone, also of those whose process died before it came to that.
+
+    Raises:
+        SojournError: Some cannot be removed. If trying again will not help, those of the others have been.
+    """
+    failed: dict[str, SojournError] = {}
+    while dropped := [d for d in await store.dropped_sessions(app_name, user_id=user_id) if d.uid not in failed]:
         for one in dropped:
-            await settle_one(services, one)
+            try:
+                await settle_one(store, artifacts, one)
+            except SojournError as error:
+                if error.retryable:
+                    raise
+                failed[one.uid] = error
+    if failed:
+        raise next(iter(failed.values()))
 
 
-async def settle_one(services: Services, dropped: DroppedSession) -> None:
+async def settle_one(store: SupportsRetention, artifacts: ArtifactService | None, dropped: DroppedSession) -> None:
     """Removes the artifacts of a session that is gone."""
-    if services.artifacts is not None:
-        await services.artifacts.delete_session_artifacts(scope_of(dropped.key, dropped.uid))
-    await services.store.settle_dropped(dropped.uid)
+    if artifacts is not None:
+        await artifacts.delete_session_artifacts(scope_of(dropped.key, dropped.uid))
+    await store.settle_dropped(dropped.uid)

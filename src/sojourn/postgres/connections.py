@@ -155,11 +155,13 @@ class OwnConnections:
             future.set_result(None)
 
     async def release(self, conn: Connection, *, late: bool = False) -> None:
-        if not conn.is_closed() and (late or conn.is_in_transaction()):
+        closed = conn.is_closed()
+        if not closed and (late or conn.is_in_transaction()):
             # It keeps its place, and its user waits, until the server has ended what goes on there, or does not answer.
             with suppress(*DRIVEN):
                 await conn.close(timeout=RETIRE_TIMEOUT)
-        if conn.is_closed():
+            closed = conn.is_closed()
+        if closed:
             # One whose end came from outside is not cleaned up by itself.
             conn.terminate()
             self._used.discard(conn)

@@ -29,7 +29,9 @@ _RETRIED = {"40001", "40P01"}
 
 
 def is_contention(error: BaseException) -> bool:
-    """Whether a transaction was rolled back only because of others: a deadlock, or a serialisation failure."""
+    """Whether a transaction was rolled back only because of others: a deadlock, a serialisation failure, an altered table."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return True
     return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _RETRIED
 
 

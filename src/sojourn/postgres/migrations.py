@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sojourn.errors import InvalidInput, Unsupported
+from sojourn.errors import InvalidInput, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -76,8 +76,8 @@ def lock_key(*names: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-async def migrate(conn: Connection, place: Place, migrations: Sequence[Migration]) -> None:
-    """Makes sure that a schema is ours and has the newest tables of a service; creates what is missing.
+async def migrate(conn: Connection, place: Place, migrations: Sequence[Migration], *, create: bool = True) -> None:
+    """Makes sure that a schema is ours and has the newest tables of a service.
 
     It is done as a whole or not at all, and any number of processes may do so at once.
 
@@ -85,15 +85,20 @@ async def migrate(conn: Connection, place: Place, migrations: Sequence[Migration
         conn: A connection outside of any transaction.
         place: Where the tables are, or are to be.
         migrations: All steps, oldest first.
+        create: Whether to create the tables, and the schema, if there are none of the service.
 
     Raises:
+        NotFound: `store.not_found` if there are none, and none are to be created.
         Unsupported: `store.foreign` if the schema holds another program's tables; `store.schema_newer` if a newer version of
             Sojourn wrote them; `store.unsupported_server`.
     """
     await _check_server(conn, place)
     newest = migrations[-1].version
-    if await _version(conn, place, newest) == newest:
+    version = await _version(conn, place, newest)
+    if version == newest:
         return
+    if not (version or create):
+        raise NotFound(f"there are no {place.service} in {place}; name another database (--db)", code="store.not_found")
     async with conn.transaction(isolation="read_committed"):
         await conn.execute("SET LOCAL statement_timeout = 0")
         await conn.execute("SELECT pg_advisory_xact_lock($1)", lock_key("migrate", place.schema), timeout=PATIENCE)

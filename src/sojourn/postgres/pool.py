@@ -134,46 +134,46 @@ class Database:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
-    async def read(self, op: Op[T]) -> T:
-        """Runs one statement that only reads, again on another connection if one breaks.
+    def read(self, op: Op[T]) -> Awaitable[T]:
+        """Runs one statement that only reads, again if its connection breaks or others' writes get in its way.
 
         Raises:
             SojournError: In place of what the driver raises.
         """
         # A connection that is cancelled while it is made is never closed, and to cancel a statement takes another connection.
-        return await outlast(self._read(op))
+        return outlast(self._read(op))
 
     async def _read(self, op: Op[T]) -> T:
         for left in (1, 0):
             try:
                 return await self._use(op)
             except DRIVEN as error:
-                if left and is_disconnect(error):
+                if left and (is_disconnect(error) or is_contention(error)):
                     continue
                 raise fault(error, self.name) from error
         raise AssertionError
 
-    async def snapshot(self, op: Op[T]) -> T:
+    def snapshot(self, op: Op[T]) -> Awaitable[T]:
         """Runs statements that only read and see the same state of the database."""
 
         async def reading(conn: Any) -> T:
             async with conn.transaction(isolation="repeatable_read", readonly=True):
                 return await op(conn)
 
-        return await self.read(reading)
+        return self.read(reading)
 
-    async def write(self, op: Op[T]) -> T:
+    def write(self, op: Op[T]) -> Awaitable[T]:
         """Runs one statement that writes; it is a transaction of its own."""
-        return await outlast(self._write(op))
+        return outlast(self._write(op))
 
-    async def transact(self, op: Op[T]) -> T:
+    def transact(self, op: Op[T]) -> Awaitable[T]:
         """Runs statements in one transaction; it is repeated from its start if others' locks roll it back."""
 
         async def transaction(conn: Any) -> T:
             async with conn.transaction(isolation="read_committed"):
                 return await op(conn)
 
-        return await outlast(self._write(transaction))
+        return outlast(self._write(transaction))
 
     async def _write(self, op: Op[T]) -> T:
         for left in range(MAX_TRIES - 1, -1, -1):
@@ -308,9 +308,12 @@ class Database:
     async def _hold(self, application_name: str, url: str | None) -> Held:
         try:
             if url is None and self._given is not None:
-                conn = await self._acquired(GivenConnections(self._given, self._acquire_timeout))
-                held = Held(conn, self._given)
-                await conn.execute("SELECT set_config('application_name', $1, false)", application_name)
+                held = Held(await self._acquired(GivenConnections(self._given, self._acquire_timeout)), self._given)
+                try:
+                    await held.rename(application_name)
+                except BaseException:
+                    await held.abort()
+                    raise
                 return held
             return Held(await self._connect(application_name, url, **KEEPALIVES))
         except DRIVEN as error:
@@ -345,6 +348,9 @@ KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_k
 """Lets the server notice within seconds that the process at the other end of a connection has gone without a word."""
 
 
+_RENAME = "SELECT set_config('application_name', $1, false)"
+
+
 class Held:
     """A connection that is kept.
 
@@ -355,14 +361,27 @@ class Held:
     def __init__(self, conn: Connection, pool: Pool | None = None) -> None:
         self.conn = conn
         self._pool = pool
+        self._name_before: str | None = None
+
+    async def rename(self, application_name: str) -> None:
+        """Tells the server another name of the connection, until it is given back."""
+        self._name_before = await self.conn.fetchval("SELECT current_setting('application_name')")
+        await self.conn.execute(_RENAME, application_name)
 
     @property
     def is_alive(self) -> bool:
         """Whether it has not been closed, as far as is known here."""
-        return not self.conn.is_closed()
+        try:
+            return not self.conn.is_closed()
+        except asyncpg.InterfaceError:
+            # A pool takes back what breaks.
+            return False
 
     async def close(self) -> None:
         """Gives the connection back, or closes it."""
+        if self._name_before is not None and self.is_alive:
+            with suppress(*DRIVEN):
+                await self.conn.execute(_RENAME, self._name_before, timeout=CLOSE_TIMEOUT)
         with suppress(*DRIVEN):
             if self._pool is not None:
                 await self._pool.release(self.conn, timeout=CLOSE_TIMEOUT)
@@ -371,6 +390,6 @@ class Held:
 
     async def abort(self) -> None:
         """Closes the connection without a word to the server, which may not hear it."""
-        if not self.conn.is_closed():
+        if self.is_alive:
             self.conn.terminate()
         await self.close()

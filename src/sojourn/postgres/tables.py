@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sojourn.postgres.migrations import in_schema
 
 if TYPE_CHECKING:
     from asyncpg import Connection
+
+Record = Any
+"""A row: a tuple whose values also have the names of their columns."""
 
 
 class Texts(dict[str, str]):
@@ -31,23 +35,31 @@ class Tables:
         self._conn = conn
         self._texts = texts
 
-    async def all(self, sql: str, *args: Any) -> list[Any]:
+    def all(self, sql: str, *args: Any) -> Awaitable[list[Record]]:
         """All rows of a statement."""
-        rows: list[Any] = await self._conn.fetch(self._texts[sql], *args)
+        rows: Awaitable[list[Record]] = self._conn.fetch(self._texts[sql], *args)
         return rows
 
-    async def one(self, sql: str, *args: Any) -> Any | None:
+    def one(self, sql: str, *args: Any) -> Awaitable[Record | None]:
         """The first row of a statement; None if there is none."""
-        return await self._conn.fetchrow(self._texts[sql], *args)
+        row: Awaitable[Record | None] = self._conn.fetchrow(self._texts[sql], *args)
+        return row
 
     async def column(self, sql: str, *args: Any) -> list[Any]:
         """The first value of each row."""
         return [row[0] for row in await self.all(sql, *args)]
 
-    async def value(self, sql: str, *args: Any) -> Any:
+    def value(self, sql: str, *args: Any) -> Awaitable[Any]:
         """The first value of the first row; None if there is none."""
-        return await self._conn.fetchval(self._texts[sql], *args)
+        value: Awaitable[Any] = self._conn.fetchval(self._texts[sql], *args)
+        return value
 
-    async def run(self, sql: str, *args: Any) -> None:
-        """Runs a statement that gives nothing."""
-        await self._conn.execute(self._texts[sql], *args)
+    def run(self, sql: str, *args: Any) -> Awaitable[Any]:
+        """Runs a statement whose rows, if it gives any, are not wanted."""
+        done: Awaitable[Any] = self._conn.execute(self._texts[sql], *args)
+        return done
+
+    def run_all(self, sql: str, rows: Iterable[Sequence[Any]]) -> Awaitable[Any]:
+        """The same for each of some rows of arguments."""
+        done: Awaitable[Any] = self._conn.executemany(self._texts[sql], rows)
+        return done

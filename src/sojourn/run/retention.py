@@ -34,11 +34,13 @@ class Dropped(NamedTuple):
             it is not idle, and what is left of it stays.
         runs: Runs removed with their records.
         events: Events removed.
+        unfinished: How many of these runs had not ended: a process may be at work for them until it notices.
     """
 
     state: Literal["gone", "more", "kept"]
     runs: int = 0
     events: int = 0
+    unfinished: int = 0
 
 
 class DroppedSession(NamedTuple):

@@ -152,7 +152,7 @@ class Change:
 
     Attributes:
         kind: `cancel` (a running run is to be cancelled), `queued` (a run has become ready, by an answer), `closed` (a
-            run was closed or its session deleted).
+            run that this process executed was closed, its session deleted, or another process has taken it up).
     """
 
     kind: Literal["cancel", "queued", "closed"]

@@ -491,6 +491,9 @@ class Runner:
     async def delete_session(self, user_id: str, session_id: str) -> Session:
         """Deletes a session with its events, runs, state and artifacts; a run under way is stopped.
 
+        If the artifacts cannot be removed, it raises what their service says, and the session is gone: they are removed when a
+        Runner of the app is entered again, or by `Runner.data.prune`, if the store supports retention.
+
         Memories of it stay, but once this returns this Runner adds none any more: what it was adding is broken off.
 
         Raises:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
-_POSTGRES = ("postgresql", "postgres")
+POSTGRES = ("postgresql", "postgres")
+"""Schemes of the URLs of PostgreSQL databases."""
+
 _FILES = "'sqlite:///relative.db' or 'sqlite:////absolute/path.db'"
 _FORMS = f"use {_FILES}, or 'postgresql://user:password@host:5432/database'"
 
@@ -31,6 +33,7 @@ class PostgresOptions(TypedDict, total=False):
     statement_timeout: float
     statement_cache_size: int
     direct_url: str | None
+    create: bool
 
 
 def DatabaseSessionService(
@@ -46,7 +49,7 @@ def DatabaseSessionService(
         role: `executor` executes runs as soon as it is asked to. `client` never does: it reads, creates, changes and deletes
             sessions, asks for cancels and answers questions; starting a run raises `Conflict`, `store.client_only`.
         **options: Of a PostgreSQL database: `schema`, `pool_size`, `acquire_timeout`, `statement_timeout`,
-            `statement_cache_size`, `direct_url`; see `PostgresSessionService`.
+            `statement_cache_size`, `direct_url`, `create`; see `PostgresSessionService`.
 
     Raises:
         InvalidInput: `store.invalid_url`, `store.invalid_option`.
@@ -55,7 +58,7 @@ def DatabaseSessionService(
     """
     # The URL may hold a password, so no message repeats it.
     scheme = _scheme_of(source)
-    if scheme is None or scheme in _POSTGRES:
+    if scheme is None or scheme in POSTGRES:
         if synchronous != "full":
             raise InvalidInput(
                 "synchronous is for SQLite files; a PostgreSQL server has its own synchronous_commit",

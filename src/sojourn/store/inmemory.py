@@ -377,12 +377,12 @@ class InMemorySessionService:
         session = self._sessions.get(key)
         if session is None:
             return Dropped("gone")
-        unfinished = any(not run.record.status.terminal for run in session.runs.values())
+        unfinished = sum(not run.record.status.terminal for run in session.runs.values())
         if idle_since is not None and (unfinished or session.updated_at >= idle_since):
             return Dropped("kept")
         self._remove(session)
         self._dropped[session.uid] = DroppedSession(key, session.uid)
-        return Dropped("gone", len(session.runs), sum(len(run.seqs) for run in session.runs.values()))
+        return Dropped("gone", len(session.runs), sum(len(run.seqs) for run in session.runs.values()), unfinished)
 
     async def dropped_sessions(self, app_name: str, *, user_id: str | None = None, limit: int = 100) -> list[DroppedSession]:
         check_ids(app_name=app_name, user_id=user_id)

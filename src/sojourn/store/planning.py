@@ -252,10 +252,15 @@ def below(branch: str | None, above: str | None) -> bool:
 
 def tokens_of(events: Iterable[Planned]) -> dict[str, int]:
     """The token counts that the events to be stored tell of; empty if none tells of any."""
+    return counts_of(planned.event for planned in events if planned.stored is None)
+
+
+def counts_of(events: Iterable[Event]) -> dict[str, int]:
+    """The token counts that events tell of; empty if none tells of any."""
     counts: dict[str, int] = {}
-    for planned in events:
-        if planned.stored is None and planned.event.usage_metadata is not None:
-            counts = add_counts(counts, planned.event.usage_metadata.model_dump())
+    for event in events:
+        if event.usage_metadata is not None:
+            counts = add_counts(counts, event.usage_metadata.model_dump())
     return counts
 
 

@@ -18,9 +18,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from sojourn.data.services import RetainingStore
 from sojourn.errors import Unavailable
 from sojourn.event import Event
 from sojourn.page import Page
+from sojourn.run.retention import BATCH, Dropped, DroppedSession, SessionSize, Trimmed
 from sojourn.run.status import Move
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Store, Submitted
 from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
@@ -104,6 +106,8 @@ def hold(method: str = ANY, *calls: int, after: bool = False, until: asyncio.Eve
 
 class FaultyStore:
     """A store that passes all calls on to another one, as long as nothing in its plan strikes.
+
+    It does not support retention, whatever the other one does: see `FaultyRetainingStore`.
 
     Args:
         inner: The store that does the work.
@@ -295,3 +299,63 @@ class FaultyStore:
     async def close(self) -> None:
         """As `RunStore.close`."""
         await self._call("close", self.inner.close)
+
+
+class FaultyRetainingStore(FaultyStore):
+    """The same for a store that supports retention: what strikes also strikes the care of data.
+
+    Args:
+        inner: The store that does the work.
+        plan: What strikes, as for `FaultyStore`.
+    """
+
+    inner: RetainingStore
+
+    def __init__(self, inner: RetainingStore, plan: Iterable[Fault] = ()) -> None:
+        super().__init__(inner, plan)
+
+    async def trim_session(
+        self, key: SessionKey, *, keep_events: int | None = None, ended_before: float | None = None, limit: int = BATCH
+    ) -> Trimmed:
+        """As `SupportsRetention.trim_session`."""
+        return await self._call(
+            "trim_session",
+            lambda: self.inner.trim_session(key, keep_events=keep_events, ended_before=ended_before, limit=limit),
+        )
+
+    async def drop_session(self, key: SessionKey, *, idle_since: float | None = None, limit: int = BATCH) -> Dropped:
+        """As `SupportsRetention.drop_session`."""
+        return await self._call("drop_session", lambda: self.inner.drop_session(key, idle_since=idle_since, limit=limit))
+
+    async def dropped_sessions(self, app_name: str, *, user_id: str | None = None, limit: int = 100) -> list[DroppedSession]:
+        """As `SupportsRetention.dropped_sessions`."""
+        return await self._call("dropped_sessions", lambda: self.inner.dropped_sessions(app_name, user_id=user_id, limit=limit))
+
+    async def settle_dropped(self, uid: str) -> None:
+        """As `SupportsRetention.settle_dropped`."""
+        await self._call("settle_dropped", lambda: self.inner.settle_dropped(uid))
+
+    async def session_sizes(
+        self, app_name: str, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[SessionSize]:
+        """As `SupportsRetention.session_sizes`."""
+        return await self._call(
+            "session_sizes",
+            lambda: self.inner.session_sizes(app_name, user_id=user_id, limit=limit, after=after),
+        )
+
+    async def apps_of_user(self, user_id: str) -> list[str]:
+        """As `SupportsRetention.apps_of_user`."""
+        return await self._call("apps_of_user", lambda: self.inner.apps_of_user(user_id))
+
+    async def user_state(self, app_name: str, user_id: str) -> dict[str, Any]:
+        """As `SupportsRetention.user_state`."""
+        return await self._call("user_state", lambda: self.inner.user_state(app_name, user_id))
+
+    async def erase_user(self, app_name: str, user_id: str) -> None:
+        """As `SupportsRetention.erase_user`."""
+        await self._call("erase_user", lambda: self.inner.erase_user(app_name, user_id))
+
+    async def scrub(self) -> None:
+        """As `SupportsRetention.scrub`."""
+        await self._call("scrub", self.inner.scrub)

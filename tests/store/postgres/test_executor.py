@@ -6,9 +6,12 @@ import sys
 import asyncpg
 import pytest
 
-from sojourn.errors import Conflict, InvalidInput, Unavailable, Unsupported
+from sojourn.agents.function import agent
+from sojourn.errors import Conflict, Fenced, InvalidInput, Unavailable, Unsupported
 from sojourn.run.status import RunStatus
 from sojourn.run.store import Batch, Fence
+from sojourn.runner.delivery import hub
+from sojourn.runner.runner import Runner
 from sojourn.store.postgres import executor
 from sojourn.store.postgres.service import PostgresSessionService
 from sojourn.testing.builders import answer_event, ask, event, new_run, session_key, start, write
@@ -165,6 +168,40 @@ async def test_a_role_that_another_took_meanwhile_is_lost(opened, admin):
     assert {(c.kind, c.run_uid) for c in await store.changes()} >= {("queued", finished.uid)}
 
 
+async def test_a_run_that_another_executor_took_up_again_is_let_go(opened, admin, monkeypatch):
+    # The watch looks when the test says so.
+    monkeypatch.setattr(hub, "CHANGES_SECONDS", 3600.0)
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    @agent
+    async def waits(ctx):
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    store, other = opened(), opened()
+    runner = Runner(app_name="shop", agent=waits, session_service=store)
+    run = await runner.start("alice", "s1", "Hello")
+    await began.wait()
+    await admin.fetchval("SELECT pg_terminate_backend($1, 20000)", await backend_of(admin, store))
+    while store._role.held:
+        await asyncio.sleep(0)
+    await other.become_executor()
+    (lost,) = await other.unfinished("shop")
+    await other.requeue_lost(lost.uid)
+    again = (await other.begin(lost.uid)).record
+    (change,) = await store.changes()
+    assert (change.kind, change.run_uid, change.record) == ("closed", lost.uid, again)
+    await hub.hub_of(store)._act_on(change)
+    await ended.wait()
+    with pytest.raises(Fenced):
+        await run.result()
+    await runner.close()
+    assert await other.get_run("shop", lost.id) == again
+
+
 async def test_a_broken_connection_that_the_server_still_has_keeps_nobody_out(opened, proxy):
     store = opened(f"postgresql://sojourn@127.0.0.1:{proxy.port}/postgres")
     await store.become_executor()
@@ -241,6 +278,20 @@ def test_event_loops_have_connections_of_their_own(postgres, schema):
 
     for n in range(3):
         asyncio.run(use(n))
+
+
+def test_event_loops_wait_for_the_role_one_after_the_other(postgres, schema):
+    store = PostgresSessionService(postgres.url(), schema=schema)
+
+    async def use():
+        await store._database.open()
+        await asyncio.gather(*(store.become_executor() for _ in range(3)))
+        await store._role.release()
+        for connections in store._database._connections.values():
+            connections.terminate()
+
+    for _ in range(2):
+        asyncio.run(use())
 
 
 async def test_closing_twice_is_fine(opened):

@@ -336,6 +336,15 @@ async def test_what_others_locks_roll_back_is_done_again(store, schema, admin, s
     assert (await session_of(store)).state == {"user:n": 1}
 
 
+async def test_tables_that_are_altered_meanwhile(opened, schema, admin):
+    store = opened(pool_size=1)
+    run = await start(store, attached=False)
+    await store.requeue_lost(run.uid)
+    await admin.execute(f'ALTER TABLE "{schema}".sessions ALTER COLUMN created_at TYPE numeric')
+    await admin.execute(f'ALTER TABLE "{schema}".runs ALTER COLUMN deaths TYPE integer')
+    assert (await store.begin(run.uid)).record.attempt == 2
+
+
 async def test_real_deadlocks_are_resolved(store, schema, admin):
     await store.create_session(app_name="shop", user_id="alice", session_id="s1", state={"app:a": 0, "app:b": 0})
     run = await start(store)

@@ -51,7 +51,7 @@ async def test_a_run_that_begins_meanwhile_is_not_taken_for_closed():
             watch.saw(record)
 
     assert await look_while(tables, watch, begin) == []
-    tables.rows = [(record.uid, "r1", "running", False)]
+    tables.rows = [(record.uid, "running", 1, False, "r1")]
     assert await watch.look(tables) == []
     tables.rows = []
     assert [(c.kind, c.run_uid) for c in await watch.look(tables)] == [("closed", record.uid)]
@@ -62,13 +62,13 @@ async def test_a_run_that_is_just_recorded_is_not_taken_for_somebody_elses():
     tables, watch = Tables(), Watch()
     watch.started = True
     record = (await running_run()).evolve(status=RunStatus.QUEUED)
-    tables.rows = [(record.uid, "r1", "queued", False)]
+    tables.rows = [(record.uid, "queued", 0, False, "r1")]
     with watch.submitting("r1"):
         tables.answer.set()
         assert await watch.look(tables) == []
         watch.saw(record)
     assert await watch.look(tables) == []
-    tables.rows.append((record.uid + 1, "r2", "queued", False))
+    tables.rows.append((record.uid + 1, "queued", 0, False, "r2"))
     assert [(c.kind, c.run_uid) for c in await watch.look(tables)] == [("queued", record.uid + 1)]
 
 
@@ -78,7 +78,7 @@ async def test_a_cancel_of_its_own_is_not_told_and_somebody_elses_is():
     watch.started = True
     record = await running_run()
     watch.saw(record)
-    tables.rows = [(record.uid, "r1", "running", True)]
+    tables.rows = [(record.uid, "running", 1, True, "r1")]
 
     async def cancel():
         with watch.writing(record.uid):
@@ -89,6 +89,59 @@ async def test_a_cancel_of_its_own_is_not_told_and_somebody_elses_is():
     assert await watch.look(tables) == []
     other = record.evolve(uid=record.uid + 1)
     watch.saw(other)
-    tables.rows.append((other.uid, "r2", "running", True))
+    tables.rows.append((other.uid, "running", 1, True, "r2"))
     assert [(c.kind, c.run_uid) for c in await watch.look(tables)] == [("cancel", other.uid)]
     assert await watch.look(tables) == []
+
+
+@for_seeds(5)
+async def test_a_run_that_is_recorded_and_begun_meanwhile_is_not_taken_for_closed():
+    tables, watch = Tables(), Watch()
+    watch.started = True
+    record = await running_run()
+
+    async def submit():
+        with watch.submitting("r1"):
+            await asyncio.sleep(0)
+            watch.saw(record)
+
+    assert await look_while(tables, watch, submit) == []
+    tables.rows = [(record.uid, "running", 1, False, "r1")]
+    assert await watch.look(tables) == []
+
+
+@for_seeds(5)
+async def test_a_run_that_another_process_has_taken_up_again_is_told_once():
+    tables, watch = Tables(), Watch()
+    watch.started = True
+    tables.answer.set()
+    record = await running_run()
+    watch.saw(record)
+    tables.rows = [(record.uid, "running", 2, False, "r1")]
+    assert [(c.kind, c.run_uid) for c in await watch.look(tables)] == [("closed", record.uid)]
+    assert await watch.look(tables) == []
+    watch.saw(record.evolve(attempt=2))
+    assert await watch.look(tables) == []
+
+
+@for_seeds(5)
+async def test_of_two_looks_at_once_one_tells():
+    tables, watch = Tables(), Watch()
+    watch.started = True
+    record = await running_run()
+    watch.saw(record)
+    first = asyncio.ensure_future(watch.look(tables))
+    await tables.asked.wait()
+    assert await watch.look(tables) == []
+    tables.answer.set()
+    assert [(c.kind, c.run_uid) for c in await first] == [("closed", record.uid)]
+
+
+@for_seeds(1)
+async def test_who_never_looks_keeps_nothing():
+    watch = Watch()
+    record = await running_run()
+    with watch.writing(record.uid), watch.submitting("r1"):
+        watch.saw(record)
+    watch.forget([record.uid])
+    assert not any((watch._touched, watch._submitted, watch._writing, watch._submitting))

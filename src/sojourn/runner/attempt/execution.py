@@ -95,6 +95,8 @@ class Execution:
         self.stop_reason: Stop | None = None
         self.why: str | None = None
         self.finished = False
+        # Whether the run was closed or deleted over this attempt's head: no event can tell what it still saves.
+        self.gone = False
         self.task: asyncio.Task[None] | None = None
         self.on_timeout: Callable[[], None] = _nothing
         self.tearing_down: Callable[[], bool] = bool
@@ -441,8 +443,8 @@ class Execution:
             await self._intake.stop()
         self._slot.withdraw()
         log = self._log
-        if outcome.move in (Move.WAIT, Move.REQUEUE):
-            # The agent runs again from its input and says again what it had not finished.
+        if self.gone or outcome.move in (Move.WAIT, Move.REQUEUE):
+            # Nothing more is stored; or the agent runs again from its input and says again what it had not finished.
             log.tail.clear()
         else:
             log.tail.extend(self._speech.interrupt_all())
@@ -596,7 +598,7 @@ class Execution:
         self, ctx: Context, name: str, data: Part | bytes, mime_type: str | None, custom_metadata: dict[str, Any] | None
     ) -> int:
         """See `Context.artifacts`."""
-        if self.finished:
+        if self.finished or self.gone:
             raise asyncio.CancelledError
         if self._log.saves is None:
             self._log.saves = Saves(self.artifact_service(), self.session, self.record)
@@ -604,6 +606,8 @@ class Execution:
 
     def memory_service(self) -> MemoryService:
         """See `Context.memory`."""
+        if self.gone:
+            raise asyncio.CancelledError
         service = self.services.memory
         if service is None:
             raise not_configured("memory")

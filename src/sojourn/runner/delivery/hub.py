@@ -297,6 +297,8 @@ class Hub:
         if self.engine.withdraw(job.delivery):
             self.conclude_queued(job, record)
         else:
+            if job.execution is not None:
+                job.execution.gone = True
             job.dispatcher.stop(job, "closed by somebody else")
 
     def conclude_queued(self, job: Job, record: RunRecord) -> None:

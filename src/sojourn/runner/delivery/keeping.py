@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from sojourn.data.care import DataCare
 from sojourn.data.pruning import Retention
@@ -16,20 +17,24 @@ FIRST_SECONDS = 30.0
 """After which a Runner makes its first round: what it is started for comes first."""
 
 
+async def stop_session(dispatcher: Dispatcher, key: SessionKey) -> None:
+    """Ends what is done for a session that is gone: its runs, and what is being added of it to memory."""
+    services, hub = dispatcher.services, dispatcher.hub
+    for job in [j for j in hub.jobs.values() if j.live.record.key == key]:
+        hub.let_go(job, job.live.record)
+    if services.ingest is not None:
+        await services.ingest.end_additions(key)
+
+
 def data_of(dispatcher: Dispatcher) -> DataCare:
     """See `Runner.data`."""
-    services, hub = dispatcher.services, dispatcher.hub
-
-    async def stop(key: SessionKey) -> None:
-        for job in [j for j in hub.jobs.values() if j.live.record.key == key]:
-            hub.let_go(job, job.live.record)
-        if services.ingest is not None:
-            await services.ingest.end_additions(key)
+    services = dispatcher.services
 
     async def forget(app_name: str, user_id: str) -> None:
         if services.ingest is not None:
             await services.ingest.forget(app_name, user_id, None)
 
+    stop = partial(stop_session, dispatcher)
     return DataCare(services.store, artifacts=services.artifacts, memory=services.memory, stop=stop, forget=forget)
 
 
@@ -74,6 +79,11 @@ class Keeping:
                     )  # fmt: skip
         except SojournError as error:
             logger.warning("retention of app %s failed, and is tried again: %s", self._dispatcher.app_name, error)
+        except Exception:
+            # An artifact service may raise anything; nobody waits for this who could be told.
+            logger.exception(
+                "retention of app %s failed, and is tried again: an error without a code", self._dispatcher.app_name
+            )
         self._later(self._retention.every)
 
 

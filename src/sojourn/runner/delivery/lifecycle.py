@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from sojourn.data.services import settle
 from sojourn.errors import NotFound, SojournError, Unavailable
+from sojourn.run.retention import SupportsRetention
 from sojourn.run.status import RunStatus
 from sojourn.run.store import MAX_DEATHS
 from sojourn.run.types import RunRecord
 from sojourn.runner.attempt.ending import Stop
 from sojourn.runner.delivery.dispatch import Dispatcher
 from sojourn.runner.delivery.hub import Job
+
+logger = logging.getLogger("sojourn.runner")
 
 Wait = Callable[[Collection[asyncio.Future[Any]]], Awaitable[Any]]
 """Waits for some of these, as long as it sees fit."""
@@ -116,7 +121,8 @@ async def recover(dispatcher: Dispatcher) -> list[RunRecord]:
 
 async def _recover(dispatcher: Dispatcher) -> list[RunRecord]:
     # One at a time: what one has brought to execution would be lost to another that had found it before.
-    generation = dispatcher.admission.ready().generation
+    hub = dispatcher.admission.ready()
+    generation = hub.generation
     await dispatcher.store.become_executor()
     taken: list[RunRecord] = []
     for found in await dispatcher.store.unfinished(dispatcher.app_name):
@@ -124,7 +130,20 @@ async def _recover(dispatcher: Dispatcher) -> list[RunRecord]:
         if record is not None:
             taken.append(record)
     dispatcher.recovered_in = generation
+    if isinstance(dispatcher.store, SupportsRetention) and dispatcher.services.artifacts is not None:
+        hub.spawn(_settle(dispatcher, dispatcher.store))
     return taken
+
+
+async def _settle(dispatcher: Dispatcher, store: SupportsRetention) -> None:
+    """Removes the artifacts of sessions whose deletion an earlier process did not finish."""
+    try:
+        await settle(store, dispatcher.services.artifacts, dispatcher.app_name)
+    except SojournError as error:
+        logger.warning(
+            "artifacts of deleted sessions of app %s are not removed yet; that is tried again when a Runner is entered: %s",
+            dispatcher.app_name, error,
+        )  # fmt: skip
 
 
 async def _take_up(dispatcher: Dispatcher, record: RunRecord) -> RunRecord | None:

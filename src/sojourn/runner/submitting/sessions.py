@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from sojourn.data import deleting
 from sojourn.errors import NotFound, SojournError
 from sojourn.event import Event
 from sojourn.run.store import Store
-from sojourn.runner.attempt import spill
-from sojourn.runner.delivery import lifecycle
+from sojourn.runner.delivery import keeping, lifecycle
 from sojourn.runner.delivery.dispatch import Dispatcher
 from sojourn.runner.submitting.seeding import seed, turns_of
 from sojourn.session.types import Session, SessionKey
@@ -50,12 +51,12 @@ async def create_session(
 
 async def delete_session(dispatcher: Dispatcher, key: SessionKey) -> Session:
     """See `Runner.delete_session`."""
-    deleting = asyncio.ensure_future(_delete_session(dispatcher, key))
+    work = asyncio.ensure_future(_delete_session(dispatcher, key))
     try:
-        return await asyncio.shield(deleting)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
         # Once the session is gone, nobody else finds what else there is of it.
-        dispatcher.hub.spawn(_awaited(deleting))
+        dispatcher.hub.spawn(_awaited(work))
         raise
 
 
@@ -68,13 +69,6 @@ async def _awaited(work: asyncio.Future[Session]) -> None:
 
 
 async def _delete_session(dispatcher: Dispatcher, key: SessionKey) -> Session:
-    services, hub = dispatcher.services, dispatcher.hub
-    app, user, id_ = key
-    session = await dispatcher.store.delete_session(app_name=app, user_id=user, session_id=id_)
-    for job in [j for j in hub.jobs.values() if j.live.record.key == key]:
-        hub.let_go(job, job.live.record)
-    if services.ingest is not None:
-        await services.ingest.end_additions(key)
-    if services.artifacts is not None:
-        await services.artifacts.delete_session_artifacts(spill.scope_of(session))
-    return session
+    return await deleting.delete_session(
+        dispatcher.store, dispatcher.services.artifacts, key, partial(keeping.stop_session, dispatcher)
+    )

@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 
 from sojourn import platform
 from sojourn.event import Event
-from sojourn.run.status import Move, RunStatus, move
+from sojourn.postgres.tables import Tables
+from sojourn.run.status import RunStatus
 from sojourn.run.store import Appended, Batch, Fence
 from sojourn.session.state import StateDelta
-from sojourn.store.planning import AppendPlan, Planner, add_counts, countable, plan_append, tokens_of, undoable
+from sojourn.store.heads import Head
+from sojourn.store.numbering import number
+from sojourn.store.planning import AppendPlan, Planner, countable, plan_append, tokens_of, undoable
 from sojourn.store.postgres import heads, ledger, log, records, runs, sessions, state
-from sojourn.store.postgres.connection import Tables
-from sojourn.store.postgres.heads import Head
 from sojourn.store.postgres.state import NotLocked, Place
 from sojourn.store.postgres.text import column, indexed, maybe_column
-from sojourn.store.prepared import Prepared, entry_of
-from sojourn.store.rows import EVENT, Row, dump, dump_error, event_of, path_of
+from sojourn.store.prepared import Prepared
+from sojourn.store.rows import EVENT, Row, dump_error, event_of, path_of
 from sojourn.store.rules import Undo, fenced
 from sojourn.store.staging import StagedState
 
@@ -40,18 +41,17 @@ async def append(db: Tables, fence: Fence, new: Prepared) -> Outcome:
     if head.status != "running" or head.attempt != fence.attempt:
         raise fenced(await records.get(db, uid), fence)
     batch = new.batch
-    status = RunStatus.RUNNING if batch.move is None else move(RunStatus.RUNNING, batch.move, run_id=head.id)
-    if batch.move is Move.WAIT and head.answered:
-        status = RunStatus.QUEUED
+    status = head.status_after(batch)
     change, locked = await _plan(db, head, uid, new, status)
 
     # All checks are done: from here on, things are written.
     if change.gone:
         await log.supersede(db, head.sid, change.gone)
-    events = await _write_events(db, head, uid, new, change)
+    numbered, events = number(head, new.entries, change)
+    for event in numbered:
+        await log.write(db, head.sid, uid, event)
     await state.store(db, head.sid, change.staged, locked)
-    # An append that is repeated because its reply was lost hands over once.
-    hands_over = batch.agent is not None and (batch.agent, _base_ordinal(head, batch)) != (head.agent, head.base_ordinal)
+    hands_over = head.hands_over(batch)
     has_undo = await _write_undo(db, head, uid, change.staged, keep=not status.terminal and not hands_over)
     if new.steps:
         await _write_steps(db, uid, new.steps)
@@ -60,7 +60,8 @@ async def append(db: Tables, fence: Fence, new: Prepared) -> Outcome:
     counts = tokens_of(change.events)
     if spent := countable(counts):
         await ledger.add(db, head.app_name, head.user_id, platform.now(), spent)
-    left = await _write_run(db, head, uid, batch, change, status, hands_over, has_undo, counts)
+    left = head.after(batch, change, status, hands_over=hands_over, has_undo=has_undo, counts=counts)
+    await _write_run(db, left, uid, batch, status, hands_over)
     if status.terminal and batch.move is not None and left.has_asked:
         await runs.drop_interrupts(db, uid, batch.move)
     since = batch.usage_since
@@ -170,34 +171,6 @@ async def _read(db: Tables, head: Head, uid: int, what: str, stored: _Stored) ->
 # -- writing ------------------------------------------------------------------------------------------------------------
 
 
-def _base_ordinal(head: Head, batch: Batch) -> int:
-    """`RunRecord.base_ordinal` if the batch hands over."""
-    return (batch.events[-1].ordinal or 0) + 1 if batch.events else head.base_ordinal
-
-
-async def _write_events(db: Tables, head: Head, uid: int, new: Prepared, change: AppendPlan) -> list[Event | None]:
-    seq, pos = head.event_count, head.last_pos
-    numbered: dict[int, Event] = {}
-    events: list[Event | None] = []
-    for entry, (event, stored, supersedes, _, answers) in zip(new.entries, change.events, strict=True):
-        if stored is None:
-            seq += 1
-            pos += 1
-            ordinal = event.ordinal or 0
-            await log.write(
-                db, head.sid, seq, uid, entry, pos=pos, ordinal=ordinal, attempt=event.attempt, supersedes=supersedes
-            )
-            numbered[id(event)] = event.evolve(seq=seq, pos=pos, ordinal=ordinal, supersedes=supersedes)
-            events.append(numbered[id(event)])
-            for answer in answers:
-                seq += 1
-                await log.write(db, head.sid, seq, uid, entry_of(answer), pos=None, ordinal=None, attempt=answer.attempt)
-        else:
-            # Of what is stored, the attempt's own comes with its numbers: its caller has not seen them.
-            events.append(numbered.get(id(stored)) or (stored if stored.attempt == head.attempt else None))
-    return events
-
-
 async def _write_undo(db: Tables, head: Head, uid: int, staged: StagedState | None, *, keep: bool) -> bool:
     """Keeps what can be put back; whether there is anything."""
     has_undo = head.has_undo
@@ -248,41 +221,14 @@ _UPDATE = """
         usage = $10, has_undo = $11, has_asked = $12, error = $13, finished_at = $14, version = version + 1
     WHERE uid = $1
 """
+_COUNT = "UPDATE {schema}.sessions SET event_count = $2, updated_at = $3 WHERE sid = $1"
 
 
-async def _write_run(
-    db: Tables,
-    head: Head,
-    uid: int,
-    batch: Batch,
-    change: AppendPlan,
-    status: RunStatus,
-    hands_over: bool,
-    has_undo: bool,
-    counts: dict[str, int],
-) -> Head:
+async def _write_run(db: Tables, left: Head, uid: int, batch: Batch, status: RunStatus, hands_over: bool) -> None:
     """Stores what becomes of the run and its session."""
     now = platform.now()
-    new = sum(planned.stored is None for planned in change.events)
-    seq, last_pos = head.event_count + new + sum(len(p.answers) for p in change.events), head.last_pos + new
-    usage = add_counts(head.usage, counts) if counts else head.usage
-    agent, base_ordinal, base_seq, transfers = head.agent, head.base_ordinal, head.base_seq, head.transfers
     if hands_over:
-        agent, base_ordinal, base_seq, transfers = batch.agent, _base_ordinal(head, batch), seq, transfers + 1
-        await db.run("UPDATE {schema}.sessions SET active_agent = $1 WHERE sid = $2", agent, head.sid)
-    deaths = head.deaths + (1 if batch.move is Move.REQUEUE and batch.died else 0)
-    error = finished_at = None
-    if status.terminal:
-        last_pos += 1
-        error, finished_at = batch.error, now
-    left = head._replace(
-        event_count=seq, status=status.value, version=head.version + 1, deaths=deaths, agent=agent, base_ordinal=base_ordinal,
-        base_seq=base_seq, transfers=transfers, last_pos=last_pos, top=max([head.top, *(e.ordinal or 0 for e in batch.events)]),
-        usage=usage, has_undo=has_undo, has_asked=bool(head.has_asked or batch.interrupts),
-    )  # fmt: skip
-    await db.run(
-        _UPDATE, uid, left.status, deaths, agent, base_ordinal, base_seq, transfers, last_pos, left.top,
-        dump(usage) if usage else None, has_undo, left.has_asked, dump_error(error), finished_at,
-    )  # fmt: skip
-    await db.run("UPDATE {schema}.sessions SET event_count = $2, updated_at = $3 WHERE sid = $1", head.sid, seq, now)
-    return left
+        await db.run("UPDATE {schema}.sessions SET active_agent = $1 WHERE sid = $2", left.agent, left.sid)
+    error, finished_at = (batch.error, now) if status.terminal else (None, None)
+    await db.run(_UPDATE, uid, *left.changed(), dump_error(error), finished_at)
+    await db.run(_COUNT, left.sid, left.event_count, now)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sojourn.page import Page, page_token
+from sojourn.postgres.tables import Tables
 from sojourn.run.retention import DroppedSession, SessionSize
 from sojourn.session.types import SessionKey
 from sojourn.store.postgres import state
-from sojourn.store.postgres.connection import Tables
 from sojourn.store.postgres.sessions import state_of
 from sojourn.store.rows import Row
 from sojourn.store.rules import key_after, user_active

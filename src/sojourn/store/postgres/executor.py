@@ -9,14 +9,17 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from sojourn import platform
-from sojourn.errors import Conflict, SojournError, Unavailable, Unsupported
+from sojourn.errors import Conflict, Unavailable, Unsupported
 from sojourn.outcome import outlast
 from sojourn.postgres.faults import DRIVEN, fault, is_disconnect
 from sojourn.postgres.migrations import lock_key
 from sojourn.postgres.pool import Held
-from sojourn.store.postgres.connection import Base, Tables
+from sojourn.postgres.tables import Tables
+from sojourn.processes import is_alive
+from sojourn.store.postgres.connection import Base
 
 T = TypeVar("T")
 
@@ -57,7 +60,7 @@ class ExecutorRole:
         self._token = platform.random_bytes(4).hex()
         self._held: Held | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self.claimed = False
         """Whether this object has had the role, and has not given it up."""
 
@@ -83,6 +86,10 @@ class ExecutorRole:
             # To its end, also for a caller that is cancelled: nobody else would give the connection back.
             await outlast(self._claim())
 
+    def _turn(self) -> asyncio.Lock:
+        # Who waits for a lock binds it to the event loop, and one that has ended may never give it back.
+        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
     async def _claim(self) -> None:
         database = self._base.database
         if database.pools_transactions and self._direct_url is None:
@@ -91,13 +98,11 @@ class ExecutorRole:
                 "own address, too, as direct_url, or open the store with role='client'",
                 code="store.pooled",
             )
-        async with self._turn:
+        async with self._turn():
             if self.held:
                 return
             await self._drop()
-            held = await database.hold(
-                f"sojourn executor {os.getpid()}@{socket.gethostname()[:24]} {self._token}", self._direct_url
-            )
+            held = await database.hold(f"sojourn executor {os.getpid()}@{_host()} {self._token}", self._direct_url)
             try:
                 await self._lock(held)
             except BaseException as error:
@@ -120,7 +125,7 @@ class ExecutorRole:
                 if found[3] == self._token:
                     with suppress(*DRIVEN):
                         await conn.fetchval("SELECT pg_terminate_backend($1)", holder[0], timeout=timeout)
-                elif found[2] == _host() and _alive(int(found[1])):
+                elif found[2] == _host() and is_alive(int(found[1])):
                     break
             await asyncio.sleep(_RETRY_DELAY)
         where = f"schema {self._schema!r} of {self._base.database.name}"
@@ -137,7 +142,7 @@ class ExecutorRole:
         held, database = self._held, self._base.database
         if held is None or not held.is_alive:
             raise Unavailable(f"the connection to {database.name} that holds the executor's role is gone")
-        async with self._turn:
+        async with self._turn():
             try:
                 async with asyncio.timeout(HEARTBEAT_TIMEOUT):
                     return await op(self._base.tables(held.conn))
@@ -149,11 +154,14 @@ class ExecutorRole:
     async def release(self) -> None:
         """Gives the role up, if this object has it."""
         self.claimed = False
-        async with self._turn:
+        async with self._turn():
             held = self._held
             if held is not None and self.is_here:
-                with suppress(*DRIVEN, SojournError):
+                try:
                     await held.conn.fetchval("SELECT pg_advisory_unlock($1)", self._key, timeout=HEARTBEAT_TIMEOUT)
+                except DRIVEN:
+                    # Its pool may not do so before it lends the connection to others.
+                    await held.abort()
             await self._drop()
 
     async def _drop(self) -> None:
@@ -170,16 +178,6 @@ class ExecutorRole:
 def _host() -> str:
     # What the server calls a connection has at most 63 bytes.
     return socket.gethostname().encode("ascii", "replace").decode()[:24]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _who(holder: Any) -> str:

@@ -8,14 +8,14 @@ import asyncpg
 
 from sojourn import platform
 from sojourn.event import Event
-from sojourn.run.status import Move, RunStatus, move
+from sojourn.postgres.tables import Tables
+from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Appended, Fence
 from sojourn.run.usage import hour_of
-from sojourn.store.planning import add_counts, countable
+from sojourn.store.heads import Head
+from sojourn.store.planning import add_counts, countable, counts_of
 from sojourn.store.postgres import ledger, state
 from sojourn.store.postgres.appends import Outcome
-from sojourn.store.postgres.connection import Tables
-from sojourn.store.postgres.heads import Head
 from sojourn.store.postgres.text import column, indexed
 from sojourn.store.prepared import Prepared
 from sojourn.store.rows import dump, dump_error
@@ -65,15 +65,12 @@ def statement_of(head: Head, fence: Fence, new: Prepared) -> Statement | None:
     steps = _steps(new)
     if changes is None or steps is None or any(e.attempt != 1 or e.ordinal is None for e in batch.events):
         return None
-    status = RunStatus.RUNNING if batch.move is None else move(RunStatus.RUNNING, batch.move, run_id=head.id)
-    counts: dict[str, int] = {}
-    for event in batch.events:
-        if event.usage_metadata is not None:
-            counts = add_counts(counts, event.usage_metadata.model_dump())
-    spent = countable(counts)
-    usage = add_counts(head.usage, counts) if counts else head.usage
+    status = head.status_after(batch)
+    usage, spent = head.usage, None
+    if counts := counts_of(batch.events):
+        usage, spent = add_counts(usage, counts), countable(counts)
     now = platform.now()
-    top = max([head.top, *(e.ordinal or 0 for e in batch.events)])
+    top = head.top_after(batch)
     links = [(n, *link) for n, entry in enumerate(new.entries, 1) for link in entry.links]
     linked = _NO_LINKS
     if links:
@@ -162,6 +159,7 @@ async def append(db: Tables, head: Head, fence: Fence, new: Prepared, statement:
         cancel_requested=cancel_requested, last_pos=pos + len(events) + status.terminal, top=statement.top,
         usage=statement.usage,
     )  # fmt: skip
-    ended = {"error": batch.error, "finished_at": statement.now} if status.terminal else {}
+    error, finished_at = (batch.error, statement.now) if status.terminal else (None, None)
     usage = None if batch.usage_since is None else ledger.usage_of(spent or ())
-    return Outcome(Appended(events, left.record(fence.run_uid, status, **ended), usage), left)
+    record = left.record(fence.run_uid, status, error=error, finished_at=finished_at)
+    return Outcome(Appended(events, record, usage), left)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sojourn.event import Event
+from sojourn.postgres.tables import Record, Tables
 from sojourn.session.types import History, SessionKey
 from sojourn.store.postgres import records
-from sojourn.store.postgres.connection import Record, Tables
 from sojourn.store.postgres.text import indexed
 from sojourn.store.rows import EVENT, EVENT_OF_RUN, MAX_INTEGER, event_of
 from sojourn.store.rules import events_trimmed, run_not_found, run_trimmed, session_not_found

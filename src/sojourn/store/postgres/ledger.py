@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sojourn.event import Usage
+from sojourn.postgres.tables import Tables
 from sojourn.run.usage import COUNTS, HOUR, UsageBucket, UserUsage, hour_of
-from sojourn.store.postgres.connection import Tables
 
 _READ = f"SELECT hour, {', '.join(COUNTS)} FROM {{schema}}.user_usage WHERE app_name = $1 AND user_id = $2"
 _READ_ALL = f"{_READ} ORDER BY hour"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sojourn.store.postgres.connection import Tables
+from sojourn.postgres.tables import Tables
+from sojourn.store.numbering import Numbered
 from sojourn.store.postgres.text import indexed
-from sojourn.store.prepared import Entry
 from sojourn.store.rows import BY_ATTEMPT, links_of, message_of
 
 _INSERT = """
@@ -16,20 +16,9 @@ _INSERT = """
 _LINK = "SELECT {schema}.link($1, $2, $3::boolean[], $4::text[])"
 
 
-async def write(
-    db: Tables,
-    sid: int,
-    seq: int,
-    run_uid: int,
-    entry: Entry,
-    *,
-    pos: int | None,
-    ordinal: int | None,
-    attempt: int,
-    supersedes: int | None = None,
-) -> None:
+async def write(db: Tables, sid: int, run_uid: int, event: Numbered) -> None:
     """Stores an event and keeps the index of calls."""
-    _, body, path, links, _, summary_until = entry
+    (_, body, path, links, _, summary_until), seq, attempt, pos, ordinal, supersedes = event
     await db.run(_INSERT, sid, seq, run_uid, pos, ordinal, indexed(path), attempt, supersedes, summary_until, body)
     if links:
         await db.run(_LINK, sid, seq, [is_call for is_call, _ in links], [indexed(call_id) for _, call_id in links])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sojourn.page import Page, page_token
+from sojourn.postgres.tables import Record, Tables
 from sojourn.run.types import Interrupt, RunQuery, RunRecord, Step
 from sojourn.session.types import SessionKey
-from sojourn.store.postgres.connection import Record, Tables
 from sojourn.store.postgres.text import maybe_text, text_of
 from sojourn.store.rows import INTERRUPT, RUN, STEP, interrupt_of, record_of, step_of
 from sojourn.store.rules import key_after, run_ambiguous, run_not_found

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from sojourn.postgres.tables import Record, Tables
 from sojourn.session.types import SessionKey
 from sojourn.store.postgres import log, records
-from sojourn.store.postgres.connection import Record, Tables
-from sojourn.store.rows import BY_RUN, MAX_INTEGER
+from sojourn.store.recording import Repeat
+from sojourn.store.rows import BY_RUN
 from sojourn.store.rules import run_not_finished, run_not_found, run_superseded
-
-
-class Repeat(NamedTuple):
-    """A run that takes the place of another.
-
-    Attributes:
-        id: Its id.
-        retry_of: The id of the run it repeats.
-        uid: The store's own key; beyond all others of its session if it is still to be recorded.
-    """
-
-    id: str
-    retry_of: str
-    uid: int = MAX_INTEGER
-
 
 _FIND = "SELECT uid, sid, attempt, retry_of FROM {schema}.runs WHERE app_name = $1 AND user_id = $2 AND id = $3"
 _UNFINISHED = """

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sojourn import platform
+from sojourn.postgres.tables import Record, Tables
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Answered, Begun
 from sojourn.run.types import RunError, RunRecord
+from sojourn.store.numbering import Numbered
 from sojourn.store.postgres import log, records, repeats, sessions, state
-from sojourn.store.postgres.connection import Record, Tables
 from sojourn.store.postgres.text import indexed
 from sojourn.store.prepared import Entry, message_entry_of
+from sojourn.store.recording import Repeat
 from sojourn.store.rows import INTERRUPT, dump, dump_error, dump_words
 from sojourn.store.rules import cancelled, closed_by, found_state, interrupt_not_found, open_for, run_not_found
 
@@ -73,9 +75,9 @@ async def _begin_first(db: Tables, locked: Locked) -> Begun:
     entry = message_entry_of(record.message)
     staged = await state.stage_delta(db, sid, key, entry.delta)
     if record.retry_of is not None:
-        active_agent = await repeats.take_place(db, key, sid, repeats.Repeat(record.id, record.retry_of, uid), active_agent)
+        active_agent = await repeats.take_place(db, key, sid, Repeat(record.id, record.retry_of, uid), active_agent)
     await state.store(db, sid, staged)
-    await log.write(db, sid, count + 1, uid, entry, pos=None, ordinal=0, attempt=1)
+    await log.write(db, sid, uid, Numbered(entry, count + 1, 1, ordinal=0))
     await db.run(_COUNT, sid, count + 1, now)
     await db.run(_BEGIN, uid, active_agent, count + 1, now)
     return Begun(await records.get(db, uid), await sessions.get(db, key), [], [])
@@ -196,7 +198,7 @@ async def answer(db: Tables, run_uid: int, interrupt_id: str, value: Any, entry:
     if status is RunStatus.WAITING:
         status = move(status, Move.ANSWER, run_id=record.id)
     now = platform.now()
-    await log.write(db, sid, count + 1, run_uid, entry, pos=None, ordinal=None, attempt=record.attempt)
+    await log.write(db, sid, run_uid, Numbered(entry, count + 1, record.attempt))
     await db.run(_COUNT, sid, count + 1, now)
     await db.run(_ANSWER, run_uid, name, dump(value), now)
     await db.run(_ANSWERED, run_uid, status.value)

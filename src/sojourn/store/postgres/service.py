@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from sojourn.ids import check_id
 from sojourn.page import Page, check_page
 from sojourn.postgres.migrations import Place, check_schema, migrate
 from sojourn.postgres.pool import Database
+from sojourn.postgres.tables import Tables
 from sojourn.run.retention import BATCH, Dropped, DroppedSession, SessionSize, Trimmed
 from sojourn.run.status import Move
 from sojourn.run.store import Answered, Appended, Batch, Begun, Change, Fence, NewRun, Submitted
@@ -20,8 +21,9 @@ from sojourn.run.types import Interrupt, RunError, RunQuery, RunRecord, Step
 from sojourn.run.usage import UserUsage
 from sojourn.session.state import StateDelta
 from sojourn.session.types import History, Session, SessionKey
+from sojourn.store.heads import Head
 from sojourn.store.postgres import appends, care, fast, heads, history, ledger, records, runs, sessions, submits, trimming
-from sojourn.store.postgres.connection import Base, Op, Tables
+from sojourn.store.postgres.connection import Base, Op
 from sojourn.store.postgres.executor import ExecutorRole
 from sojourn.store.postgres.heads import Heads
 from sojourn.store.postgres.schema import MIGRATIONS, SERVICE
@@ -63,6 +65,7 @@ class PostgresSessionService:
         statement_cache_size: How many prepared statements a connection keeps. Behind a pooler that gives each transaction
             another connection, 0.
         direct_url: The server's own address, behind such a pooler: the executor holds its role through it.
+        create: Whether to create the tables if there are none; if not, calls raise `NotFound`, `store.not_found`.
 
     Raises:
         InvalidInput: `store.invalid_url`, `store.invalid_option`.
@@ -81,6 +84,7 @@ class PostgresSessionService:
         statement_timeout: float = 30.0,
         statement_cache_size: int = 256,
         direct_url: str | None = None,
+        create: bool = True,
     ) -> None:
         if role not in ("executor", "client"):
             raise InvalidInput(f"role is {role!r}; use 'executor' or 'client'", code="store.invalid_option")
@@ -93,20 +97,21 @@ class PostgresSessionService:
             statement_timeout=statement_timeout,
             statement_cache_size=statement_cache_size,
         )
-        if self._database.max_size == 1 and role == "executor":
+        if not isinstance(source, str) and self._database.max_size == 1 and role == "executor":
             raise InvalidInput(
                 "the given pool has one connection, which the executor would hold; give it two or more",
                 code="store.invalid_option",
             )
         self.name = f"schema {schema!r} of {self._database.name}"
         self._is_client = role == "client"
+        self._create = create
         self._base = Base(self._database, schema)
         self._role = ExecutorRole(self._base, schema, direct_url)
         self._watch = Watch()
         self._heads = Heads()
 
     async def _prepare(self, conn: Any) -> None:
-        await migrate(conn, Place(self.schema, SERVICE, self._database.name), MIGRATIONS)
+        await migrate(conn, Place(self.schema, SERVICE, self._database.name), MIGRATIONS, create=self._create)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -175,29 +180,29 @@ class PostgresSessionService:
 
     async def submit(self, run: NewRun, *, begin: bool) -> Submitted:
         new = submission_of(run)
-        await self.become_executor()
-
-        async def op(db: Tables) -> submits.Outcome:
-            return await (submits.submit_plain if is_plain else submits.submit)(db, new, begin)
-
-        is_plain = submits.is_plain(new)
+        if not self._is_executor:
+            await self.become_executor()
         with self._watch.submitting(run.id):
-            submitted, sid = await self._recorded(op, self._base.write if is_plain else self._base.transact)
+            if submits.is_plain(new):
+                submitted, sid = await self._recorded(self._base.write, lambda db: submits.submit_plain(db, new, begin))
+            else:
+                submitted, sid = await self._recorded(self._base.transact, lambda db: submits.submit(db, new, begin))
             if not submitted.known:
                 self._watch.saw(submitted.record)
         if submitted.begun is not None and sid is not None:
-            self._heads.put(submitted.record.uid, heads.of_new(sid, submitted.record, submitted.begun.session.event_count))
+            event_count = submitted.begun.session.event_count
+            self._heads.put(submitted.record.uid, heads.of_new(sid, new, submitted.record, event_count))
         return submitted
 
-    async def _recorded(self, op: Op[submits.Outcome], way: Callable[[Op[submits.Outcome]], Any]) -> submits.Outcome:
+    async def _recorded(
+        self, way: Callable[[Op[submits.Outcome]], Awaitable[submits.Outcome]], op: Op[submits.Outcome]
+    ) -> submits.Outcome:
         for left in (2, 1, 0):
             try:
-                outcome: submits.Outcome = await way(op)
+                return await way(op)
             except Unavailable as error:
                 if not (left and isinstance(error.__cause__, submits.AGAIN)):
                     raise
-            else:
-                return outcome
         raise AssertionError
 
     async def begin(self, run_uid: int) -> Begun:
@@ -240,7 +245,7 @@ class PostgresSessionService:
             self._heads.forget(uid)
         return outcome.appended
 
-    async def _append_at_once(self, fence: Fence, new: Prepared, head: heads.Head) -> appends.Outcome | None:
+    async def _append_at_once(self, fence: Fence, new: Prepared, head: Head) -> appends.Outcome | None:
         """Appends with one statement; None if there is more to it, and nothing was done."""
         statement = fast.statement_of(head, fence, new)
         if statement is None:
@@ -273,6 +278,10 @@ class PostgresSessionService:
         self._watch.listed(found)
         return found
 
+    @property
+    def _is_executor(self) -> bool:
+        return self._role.held and self._watch.started
+
     async def become_executor(self) -> None:
         if self._is_client:
             raise Conflict(
@@ -280,7 +289,7 @@ class PostgresSessionService:
                 "as executor",
                 code="store.client_only",
             )
-        if not (self._role.held and self._watch.started):
+        if not self._is_executor:
             # What the role is about has to be there first.
             await self._database.open()
             await self._role.claim()

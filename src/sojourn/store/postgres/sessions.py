@@ -6,10 +6,10 @@ from typing import Any
 
 from sojourn import platform
 from sojourn.page import Page, page_token
+from sojourn.postgres.tables import Record, Tables
 from sojourn.session.state import StateDelta
 from sojourn.session.types import Session, SessionKey
 from sojourn.store.postgres import history, state
-from sojourn.store.postgres.connection import Record, Tables
 from sojourn.store.rows import SESSION, Row, load, session_of
 from sojourn.store.rules import key_after, session_exists, session_not_found
 

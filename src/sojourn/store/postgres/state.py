@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from sojourn.postgres.tables import Tables
 from sojourn.session.state import StateDelta
 from sojourn.session.types import SessionKey
-from sojourn.store.postgres.connection import Tables
 from sojourn.store.rows import dump, load
 from sojourn.store.rules import MISSING, Owner, Undo, owner_of
 from sojourn.store.staging import StagedState

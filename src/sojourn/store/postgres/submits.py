@@ -7,15 +7,14 @@ from typing import NamedTuple
 import asyncpg
 
 from sojourn import platform
-from sojourn.run.status import RunStatus
+from sojourn.postgres.tables import Record, Tables
 from sojourn.run.store import Begun, NewRun, Submitted
-from sojourn.run.types import RunRecord
-from sojourn.session.types import SessionKey
+from sojourn.store.numbering import Numbered
 from sojourn.store.postgres import log, records, repeats, sessions, state
-from sojourn.store.postgres.connection import Record, Tables
 from sojourn.store.postgres.text import indexed
 from sojourn.store.prepared import Submission
-from sojourn.store.rows import load, session_of
+from sojourn.store.recording import NEW_RUN, Place, Repeat, record_of_new, row_of_new
+from sojourn.store.rows import session_of
 from sojourn.store.rules import same_input, session_busy, session_not_found
 
 AGAIN = (asyncpg.UniqueViolationError,)
@@ -53,8 +52,8 @@ async def submit_plain(db: Tables, new: Submission, begin: bool) -> Outcome:
         raise session_not_found(run.key)
     if outcome == "busy":
         raise session_busy(run.key, busy)
-    place = _Place(sid, session_uid, active_agent, created, event_count, no)
-    record = _record(new, place, uid, begin, now)
+    place = Place(sid, session_uid, active_agent, created, event_count, no, trimmed_seq)
+    record = record_of_new(new, place, uid, begin, now)
     if not begin:
         return Outcome(Submitted(record, None, False), sid)
     columns = (sid, session_uid, *run.key, active_agent, event_count, trimmed_seq, created, now)
@@ -68,31 +67,19 @@ async def _known(db: Tables, uid: int, run: NewRun) -> Outcome:
     return Outcome(Submitted(record, None, True))
 
 
-class _Place(NamedTuple):
-    """Where a run is recorded: the row of its session, with the numbers that the run gets in it."""
-
-    sid: int
-    uid: str
-    active_agent: str | None
-    created_at: float
-    event_count: int
-    run_no: int
-
-
 _KNOWN = "SELECT uid FROM {schema}.runs WHERE app_name = $1 AND id = $2 AND user_id = $3"
 _BUSY = """
     SELECT id FROM {schema}.runs
     WHERE app_name = $1 AND sid = $2 AND finished_at IS NULL AND status IN ('queued', 'running') LIMIT 1
 """
 _COUNT_RUN = """
-    UPDATE {schema}.sessions SET run_no = run_no + 1 WHERE sid = $1 RETURNING uid, active_agent, created_at, event_count, run_no
+    UPDATE {schema}.sessions SET run_no = run_no + 1 WHERE sid = $1
+    RETURNING uid, active_agent, created_at, event_count, run_no, trimmed_seq
 """
 _COUNT_EVENT = "UPDATE {schema}.sessions SET event_count = event_count + 1, updated_at = $2 WHERE sid = $1"
-_INSERT = """
-    INSERT INTO {schema}.runs (
-        sid, id, app_name, user_id, no, status, attempt, agent, start_agent, first_seq, message, config, attached, last_pos,
-        retry_of, custom_metadata, created_at, started_at
-    ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING uid
+_INSERT = f"""
+    INSERT INTO {{schema}}.runs ({NEW_RUN})
+    VALUES ({", ".join(f"${n}" for n in range(1, len(NEW_RUN.split(",")) + 1))}) RETURNING uid
 """
 
 
@@ -120,19 +107,19 @@ async def submit(db: Tables, new: Submission, begin: bool) -> Outcome:
 
     # All checks are done: from here on, things are written.
     now = platform.now()
-    place = _Place(sid, *await _counted(db, sid))
+    place = Place(sid, *await _counted(db, sid))
     if begin:
         await db.run(_COUNT_EVENT, sid, now)
         place = place._replace(event_count=place.event_count + 1)
         if run.retry_of is not None:
-            agent = await repeats.take_place(db, key, sid, repeats.Repeat(run.id, run.retry_of), place.active_agent)
+            agent = await repeats.take_place(db, key, sid, Repeat(run.id, run.retry_of), place.active_agent)
             place = place._replace(active_agent=agent)
         await state.store(db, sid, staged)
-    uid = await _insert(db, new, place, begin, now)
-    record = _record(new, place, uid, begin, now)
+    uid = await db.value(_INSERT, *row_of_new(new, place, begin, now))
+    record = record_of_new(new, place, uid, begin, now)
     if not begin:
         return Outcome(Submitted(record, None, False), sid)
-    await log.write(db, sid, place.event_count, uid, new.entry, pos=None, ordinal=0, attempt=1)
+    await log.write(db, sid, uid, Numbered(new.entry, place.event_count, 1, ordinal=0))
     return Outcome(Submitted(record, Begun(record, await sessions.get(db, key), [], []), False), sid)
 
 
@@ -140,44 +127,3 @@ async def _counted(db: Tables, sid: int) -> Record:
     row = await db.one(_COUNT_RUN, sid)
     assert row is not None
     return row
-
-
-async def _insert(db: Tables, new: Submission, place: _Place, begin: bool, now: float) -> int:
-    run, (app_name, user_id, _) = new.run, new.run.key
-    status, attempt, agent, first_seq, message, last_pos, started_at = (
-        ("running", 1, place.active_agent, place.event_count, None, 1, now)
-        if begin
-        else ("queued", 0, None, None, new.entry.body, 0, None)
-    )
-    uid = await db.value(
-        _INSERT, place.sid, run.id, app_name, user_id, place.run_no, status, attempt, agent, first_seq, message, new.config,
-        run.attached, last_pos, run.retry_of, new.custom_metadata, now, started_at,
-    )  # fmt: skip
-    return int(uid)
-
-
-def _record(new: Submission, place: _Place, uid: int, begin: bool, now: float) -> RunRecord:
-    run = new.run
-    key: SessionKey = run.key
-    return RunRecord(
-        uid=uid,
-        id=run.id,
-        app_name=key.app_name,
-        user_id=key.user_id,
-        session_id=key.session_id,
-        session_uid=place.uid,
-        no=place.run_no,
-        status=RunStatus.RUNNING if begin else RunStatus.QUEUED,
-        message=new.message.snapshot(),
-        attempt=int(begin),
-        agent=place.active_agent if begin else None,
-        config=load(new.config),
-        attached=run.attached,
-        last_pos=int(begin),
-        retry_of=run.retry_of,
-        start_agent=place.active_agent if begin else None,
-        message_seq=place.event_count if begin else None,
-        custom_metadata=None if new.custom_metadata is None else load(new.custom_metadata),
-        created_at=now,
-        started_at=now if begin else None,
-    )

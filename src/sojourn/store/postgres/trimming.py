@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from sojourn.postgres.tables import Tables
 from sojourn.run.retention import Dropped, Trimmed
 from sojourn.session.types import SessionKey
 from sojourn.store.postgres import state
-from sojourn.store.postgres.connection import Tables
 from sojourn.store.postgres.text import indexed
 from sojourn.store.rows import MAX_INTEGER, links_of, message_body, message_of
 from sojourn.store.rules import without_words
@@ -268,9 +268,9 @@ async def drop(db: Tables, key: SessionKey, idle_since: float | None, limit: int
     await _remove_events(db, sid, uids, await _links(db, uids) if uids else [])
     await db.run(_DELETE_RUNS, uids)
     if more:
-        return Dropped("more", len(uids), events), uids
+        return Dropped("more", len(uids), events, unfinished), uids
     await db.run("DELETE FROM {schema}.state WHERE owner = $1", state.owner_text((), sid))
     for statement in _REST:
         await db.run(statement, sid)
     await db.run(_NOTE, row["uid"], *key)
-    return Dropped("gone", len(uids), events), uids
+    return Dropped("gone", len(uids), events, unfinished), uids

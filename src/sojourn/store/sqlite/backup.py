@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import closing, contextmanager
 
 from sojourn import platform
 from sojourn.errors import AlreadyExists, InvalidInput, NotFound, SojournError, Unavailable, Unsupported
+from sojourn.newfile import partial_file, put_in_place, remove_partial
 from sojourn.sqlite.faults import BUSY_TIMEOUT, fault
 from sojourn.sqlite.schema import APPLICATION_ID
 from sojourn.store.sqlite.executor import ExecutorRole
 from sojourn.store.sqlite.schema import MIGRATIONS
 
-_PARTIAL = ".partial"
+_OWN = ("", "-wal", "-shm", "-journal", ".executor")
+"""How the names of the files of a database end."""
 
 Watch = Callable[[sqlite3.Connection], None]
 """Told which connection does the work: who wants it to stop may interrupt that from another thread."""
@@ -45,9 +45,8 @@ def back_up(database: str, target: str, *, overwrite: bool = False, watch: Watch
     """
     if not os.path.exists(database):
         raise NotFound(f"there is no database {database!r}", code="store.not_found")
-    if os.path.exists(target) and (not overwrite or os.path.realpath(target) == os.path.realpath(database)):
-        raise AlreadyExists(f"{target!r} exists; name another file, or have it replaced", code="data.target_exists")
-    with _faults(database, target), _partial(target) as partial:
+    _check_target(target, database, overwrite)
+    with _faults(database, target), partial_file(target) as partial:
         with closing(_opened(database)) as source:
             if watch is not None:
                 watch(source)
@@ -55,16 +54,11 @@ def back_up(database: str, target: str, *, overwrite: bool = False, watch: Watch
             source.execute("VACUUM INTO ?", (partial,))
         _check_copy(partial, database)
         os.chmod(partial, os.stat(database).st_mode & 0o777)
-        _sync(partial)
         size = os.stat(partial).st_size
-        if overwrite:
-            os.replace(partial, target)
-        else:
-            try:
-                os.link(partial, target)
-            except FileExistsError:
-                raise AlreadyExists(f"{target!r} exists; name another file", code="data.target_exists") from None
-        _sync(os.path.dirname(os.path.abspath(target)))
+        try:
+            put_in_place(partial, target, overwrite=overwrite)
+        except FileExistsError:
+            raise _target_exists(target) from None
     return size
 
 
@@ -98,6 +92,7 @@ def restore(backup: str, database: str, *, watch: Watch | None = None) -> None:
             if watch is not None:
                 watch(source)
             if os.path.exists(database) and os.stat(database).st_size:
+                remove_partial(os.path.realpath(database))
                 _replace_content(source, os.path.realpath(database))
             else:
                 _make(source, os.path.realpath(database))
@@ -110,6 +105,17 @@ def restore(backup: str, database: str, *, watch: Watch | None = None) -> None:
 
 def _opened(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+
+
+def _check_target(target: str, database: str, overwrite: bool) -> None:
+    """Refuses to replace what is not to be replaced: least of all the database, and what belongs to it."""
+    own = {os.path.realpath(f"{os.path.realpath(database)}{ending}") for ending in _OWN}
+    if os.path.realpath(target) in own or (os.path.lexists(target) and not (overwrite and os.path.isfile(target))):
+        raise _target_exists(target)
+
+
+def _target_exists(target: str) -> AlreadyExists:
+    return AlreadyExists(f"{target!r} exists; name another file, or have a file replaced", code="data.target_exists")
 
 
 def _check(conn: sqlite3.Connection, path: str) -> None:
@@ -180,52 +186,17 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, database: str)
 
 def _make(source: sqlite3.Connection, database: str) -> None:
     """Makes a database where none is."""
-    if os.path.exists(f"{database}-wal"):
-        raise Unavailable(
-            f"there is {database}-wal without {database}, which would be taken for a part of what is restored; move it away",
-            code="store.corrupt",
-            retryable=False,
-        )
-    with _partial(database) as partial:
+    for log in (f"{database}-wal", f"{database}-journal"):
+        if os.path.exists(log):
+            raise Unavailable(
+                f"there is {log} without {database}, which would be taken for a part of what is restored; move it away",
+                code="store.corrupt",
+                retryable=False,
+            )
+    with partial_file(database) as partial:
         with closing(sqlite3.connect(partial, isolation_level=None)) as target:
             _copy(source, target, database)
-        _sync(partial)
-        os.replace(partial, database)
-        _sync(os.path.dirname(database))
-
-
-@contextmanager
-def _partial(target: str) -> Iterator[str]:
-    """A file, for its owner alone, to be filled and renamed; what is left of it at the end is removed.
-
-    So is what processes that died have left of theirs.
-    """
-    directory, name = os.path.split(os.path.abspath(target))
-    left = re.compile(rf"{re.escape(name)}\.([0-9]+){re.escape(_PARTIAL)}(-journal)?")
-    for path in Path(directory).iterdir():
-        found = left.fullmatch(path.name)
-        if found and not _alive(int(found[1])):
-            path.unlink(missing_ok=True)
-    partial = f"{os.path.join(directory, name)}.{os.getpid()}{_PARTIAL}"
-    with suppress(FileNotFoundError):
-        os.unlink(partial)
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    try:
-        yield partial
-    finally:
-        for own in (partial, f"{partial}-journal"):
-            with suppress(FileNotFoundError):
-                os.unlink(own)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        put_in_place(partial, database, overwrite=True)
 
 
 @contextmanager
@@ -234,11 +205,3 @@ def _faults(*paths: str) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise fault(error, " or ".join(paths)) from error
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from sojourn.errors import Conflict, Unavailable
+from sojourn.processes import is_alive
 from sojourn.sqlite.faults import fault
 
 _RETRIES = 20
@@ -52,7 +53,7 @@ class ExecutorRole:
                 _sign(fd, b"%d\n" % os.getpid())
                 return
             pid = _holder(fd)
-            if pid is not None and _alive(pid):
+            if pid is not None and is_alive(pid):
                 break
             # Whoever has the lock is not an executor: a client looks whether there is one, which takes no time.
             threading.Event().wait(_RETRY_DELAY)
@@ -119,16 +120,6 @@ def _sign(fd: int, text: bytes) -> None:
 def _holder(fd: int) -> int | None:
     text = os.pread(fd, 32, 0).strip()
     return int(text) if text.isdigit() else None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 _held: weakref.WeakSet[ExecutorRole] = weakref.WeakSet()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection
 
-from sojourn.store.prepared import Entry
+from sojourn.store.numbering import Numbered
 from sojourn.store.rows import BY_ATTEMPT, links_of, message_of
 
 _INSERT = """
@@ -14,20 +14,9 @@ _INSERT = """
 """
 
 
-def write(
-    conn: sqlite3.Connection,
-    sid: int,
-    seq: int,
-    run_uid: int,
-    entry: Entry,
-    *,
-    pos: int | None,
-    ordinal: int | None,
-    attempt: int,
-    supersedes: int | None = None,
-) -> None:
+def write(conn: sqlite3.Connection, sid: int, run_uid: int, event: Numbered) -> None:
     """Stores an event and keeps the index of calls."""
-    _, body, path, links, _, summary_until = entry
+    (_, body, path, links, _, summary_until), seq, attempt, pos, ordinal, supersedes = event
     conn.execute(_INSERT, (sid, seq, run_uid, pos, ordinal, path, attempt, supersedes, summary_until, body))
     for is_call, call_id in links:
         if not is_call:

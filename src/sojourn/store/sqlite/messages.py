@@ -28,20 +28,18 @@ class Messages:
         if len(self._messages) > MAX_MESSAGES:
             del self._messages[next(iter(self._messages))]
 
-    def get(self, conn: sqlite3.Connection, run_uid: int, *, last: bool = False) -> Event:
-        """The message of a run that has begun, from the database if it is not kept.
-
-        Args:
-            conn: The writer's connection.
-            run_uid: The run.
-            last: Whether the run has ended or waits: it is not kept any longer.
-        """
-        message = self._messages.pop(run_uid, None) if last else self._messages.get(run_uid)
+    def get(self, conn: sqlite3.Connection, run_uid: int) -> Event:
+        """The message of a run that has begun, from the database if it is not kept. It is not to be changed."""
+        message = self._messages.get(run_uid)
         if message is None:
-            (body,) = conn.execute(
-                "SELECT m.body FROM runs r JOIN events m ON m.sid = r.sid AND m.seq = r.first_seq WHERE r.uid = ?", (run_uid,)
-            ).fetchone()
+            (body,) = conn.execute(_MESSAGE, (run_uid,)).fetchone()
             message = message_of(body)
-            if not last:
-                self.put(run_uid, message)
-        return message.snapshot()
+            self.put(run_uid, message)
+        return message
+
+    def forget(self, run_uid: int) -> None:
+        """Notes that a run has ended or waits."""
+        self._messages.pop(run_uid, None)
+
+
+_MESSAGE = "SELECT m.body FROM runs r JOIN events m ON m.sid = r.sid AND m.seq = r.first_seq WHERE r.uid = ?"

@@ -1,68 +1,29 @@
-"""What an append will write, worked out from what is stored."""
+"""What an append finds stored, and what it will write, worked out from that."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 from sojourn.event import Event
 from sojourn.run.status import RunStatus
-from sojourn.session.types import SessionKey
+from sojourn.store.heads import HEAD, Head, head_of
 from sojourn.store.planning import AppendPlan, Planner, plan_append, undoable
 from sojourn.store.prepared import Prepared
 from sojourn.store.rows import EVENT, event_of, path_of
 from sojourn.store.sqlite import state
+from sojourn.store.sqlite.messages import Messages
+
+_HEAD = f"SELECT {HEAD} FROM runs r JOIN sessions s ON s.sid = r.sid WHERE r.uid = ?"
 
 
-class Head(NamedTuple):
-    """A run and its session, as far as an append needs them."""
-
-    sid: int
-    event_count: int
-    app_name: str
-    user_id: str
-    session_id: str
-    session_uid: str
-    id: str
-    no: int
-    status: str
-    attempt: int
-    deaths: int
-    agent: str | None
-    base_ordinal: int
-    base_seq: int
-    transfers: int
-    config: str
-    attached: int
-    cancel_requested: str | None
-    last_pos: int
-    top: int
-    retry_of: str | None
-    usage: str | None
-    custom_metadata: str | None
-    answered: int
-    has_undo: int
-    has_asked: int
-    created_at: float
-    started_at: float
-    start_agent: str | None
-    first_seq: int
-
-    @property
-    def key(self) -> SessionKey:
-        return SessionKey(self.app_name, self.user_id, self.session_id)
+def read(conn: sqlite3.Connection, run_uid: int, messages: Messages) -> Head | None:
+    """What is stored of a run; None if it is gone."""
+    row = conn.execute(_HEAD, (run_uid,)).fetchone()
+    return None if row is None else head_of(row, messages.get(conn, run_uid))
 
 
-HEAD = """
-    SELECT
-        s.sid, s.event_count, s.app_name, s.user_id, s.id, s.uid, r.id, r.no, r.status, r.attempt, r.deaths, r.agent,
-        r.base_ordinal, r.base_seq, r.transfers, r.config, r.attached, r.cancel_requested, r.last_pos, r.top, r.retry_of,
-        r.usage, r.custom_metadata, r.answered, r.has_undo, r.has_asked, r.created_at, r.started_at, r.start_agent,
-        r.first_seq
-    FROM runs r JOIN sessions s ON s.sid = r.sid WHERE r.uid = ?
-"""
 _FIND = f"""
     SELECT {EVENT} FROM events INDEXED BY events_by_identity
     WHERE run_uid = ? AND ordinal = ? AND path = ? AND superseded = 0

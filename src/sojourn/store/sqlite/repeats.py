@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
 
 from sojourn.session.types import SessionKey
-from sojourn.store.rows import BY_RUN, MAX_INTEGER
+from sojourn.store.recording import Repeat
+from sojourn.store.rows import BY_RUN
 from sojourn.store.rules import run_not_finished, run_not_found, run_superseded
 from sojourn.store.sqlite import log, records
-
-
-class Repeat(NamedTuple):
-    """A run that takes the place of another.
-
-    Attributes:
-        id: Its id.
-        retry_of: The id of the run it repeats.
-        uid: The store's own key; beyond all others of its session if it is still to be recorded.
-    """
-
-    id: str
-    retry_of: str
-    uid: int = MAX_INTEGER
-
 
 _FIND = "SELECT uid, sid, attempt, retry_of FROM runs WHERE app_name = ? AND user_id = ? AND id = ?"
 _UNFINISHED = """

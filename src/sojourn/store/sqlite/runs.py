@@ -10,7 +10,9 @@ from sojourn import platform
 from sojourn.run.status import Move, RunStatus, move
 from sojourn.run.store import Answered, Begun
 from sojourn.run.types import RunError, RunRecord
+from sojourn.store.numbering import Numbered
 from sojourn.store.prepared import Entry, message_entry_of
+from sojourn.store.recording import Repeat
 from sojourn.store.rows import INTERRUPT, dump, dump_error, dump_words, interrupt_of
 from sojourn.store.rules import cancelled, closed_by, found_state, interrupt_not_found, open_for
 from sojourn.store.sqlite import log, records, repeats, sessions, state
@@ -38,9 +40,9 @@ def _begin_first(conn: sqlite3.Connection, record: RunRecord) -> Begun:
     writes = state.encode(state.stage_delta(conn, sid, key, entry.delta), sid)
 
     if record.retry_of is not None:
-        active_agent = repeats.take_place(conn, key, sid, repeats.Repeat(record.id, record.retry_of, uid), active_agent)
+        active_agent = repeats.take_place(conn, key, sid, Repeat(record.id, record.retry_of, uid), active_agent)
     state.store(conn, writes)
-    log.write(conn, sid, count + 1, uid, entry, pos=None, ordinal=0, attempt=1)
+    log.write(conn, sid, uid, Numbered(entry, count + 1, 1, ordinal=0))
     conn.execute("UPDATE sessions SET event_count = ?, updated_at = ? WHERE sid = ?", (count + 1, now, sid))
     conn.execute(
         "UPDATE runs SET status = 'running', attempt = 1, agent = ?, start_agent = ?, first_seq = ?, message = NULL, "
@@ -145,7 +147,7 @@ def answer(conn: sqlite3.Connection, run_uid: int, interrupt_id: str, value: Any
     sid, count = conn.execute(
         "SELECT s.sid, s.event_count FROM runs r JOIN sessions s ON s.sid = r.sid WHERE r.uid = ?", (run_uid,)
     ).fetchone()
-    log.write(conn, sid, count + 1, run_uid, entry, pos=None, ordinal=None, attempt=record.attempt)
+    log.write(conn, sid, run_uid, Numbered(entry, count + 1, record.attempt))
     conn.execute("UPDATE sessions SET event_count = ?, updated_at = ? WHERE sid = ?", (count + 1, now, sid))
     conn.execute(
         "UPDATE interrupts SET status = 'answered', answer = ?, answered_at = ? WHERE run_uid = ? AND id = ?",

@@ -180,15 +180,15 @@ class SqliteSessionService:
 
         def op(conn: sqlite3.Connection) -> Seen:
             self._role.claim()
-            return self._watch.start(conn)
+            return self._watch.first(conn)
 
         if not (self._role.held and self._watch.started):
-            await self._writer.call(op, committed=self._watch.told)
+            await self._writer.call(op, committed=self._watch.start)
 
     async def changes(self) -> list[Change]:
         if not self._role.held:
             return []
-        return (await self._writer.call(self._watch.look, committed=self._watch.told)).changes
+        return (await self._writer.call(self._watch.look, committed=self._watch.note)).changes
 
     # -- runs: what anybody does ------------------------------------------------------------------------------------
 

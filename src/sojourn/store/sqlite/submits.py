@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
 
 from sojourn import platform
-from sojourn.run.status import RunStatus
 from sojourn.run.store import Begun, Submitted
-from sojourn.run.types import RunRecord
+from sojourn.store.numbering import Numbered
 from sojourn.store.prepared import Submission
-from sojourn.store.rows import load, session_of
+from sojourn.store.recording import NEW_RUN, Place, Repeat, record_of_new, row_of_new
+from sojourn.store.rows import session_of
 from sojourn.store.rules import same_input, session_busy, session_not_found
 from sojourn.store.sqlite import log, records, repeats, sessions, state
 from sojourn.store.sqlite.messages import Messages
@@ -27,24 +26,7 @@ _BUSY = """
     WHERE app_name = ? AND sid = ? AND finished_at IS NULL AND status IN ('queued', 'running') LIMIT 1
 """
 _COUNT_EVENT = "UPDATE sessions SET run_no = ?, event_count = ?, updated_at = ? WHERE sid = ?"
-_INSERT = """
-    INSERT INTO runs (
-        sid, id, app_name, user_id, no, status, attempt, agent, first_seq, message, config, attached, last_pos, retry_of,
-        custom_metadata, created_at, started_at, start_agent
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-
-
-class _Place(NamedTuple):
-    """Where a run is recorded: the row of its session, with the numbers that the run gets in it."""
-
-    sid: int
-    uid: str
-    active_agent: str | None
-    created_at: float
-    event_count: int
-    run_no: int
-    trimmed_seq: int = 0
+_INSERT = f"INSERT INTO runs ({NEW_RUN}) VALUES ({', '.join('?' * len(NEW_RUN.split(',')))})"
 
 
 def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Messages) -> Submitted:
@@ -72,63 +54,24 @@ def submit(conn: sqlite3.Connection, new: Submission, begin: bool, messages: Mes
     now = platform.now()
     if sid is None:
         sid, session_uid, *_ = sessions.insert(conn, key, event_count=int(begin), run_no=1)
-        place = _Place(sid, session_uid, None, now, 1, 1)
+        place = Place(sid, session_uid, None, now, 1, 1, 0)
     else:
-        place = _Place(sid, session_uid, active_agent, created_at, event_count + 1, run_no + 1, trimmed_seq)
+        place = Place(sid, session_uid, active_agent, created_at, event_count + 1, run_no + 1, trimmed_seq)
         if begin:
             conn.execute(_COUNT_EVENT, (place.run_no, place.event_count, now, sid))
         else:
             conn.execute("UPDATE sessions SET run_no = ? WHERE sid = ?", (place.run_no, sid))
     if begin and run.retry_of is not None:
-        agent = repeats.take_place(conn, key, sid, repeats.Repeat(run.id, run.retry_of), active_agent)
+        agent = repeats.take_place(conn, key, sid, Repeat(run.id, run.retry_of), active_agent)
         place = place._replace(active_agent=agent)
     if staged is not None:
         state.store(conn, state.encode(staged, sid))
-    record = _insert(conn, new, place, begin, now)
-    messages.put(record.uid, new.message)
+    uid = conn.execute(_INSERT, row_of_new(new, place, begin, now)).lastrowid or 0
+    record = record_of_new(new, place, uid, begin, now)
+    messages.put(uid, new.message)
     if not begin:
         return Submitted(record, None, False)
-    log.write(conn, sid, place.event_count, record.uid, new.entry, pos=None, ordinal=0, attempt=1)
+    log.write(conn, sid, uid, Numbered(new.entry, place.event_count, 1, ordinal=0))
     row = (sid, session_uid, *key, place.active_agent, place.event_count, place.trimmed_seq, place.created_at, now)
     session = session_of(row, state.read(conn, sid, app_name, user_id))
     return Submitted(record, Begun(record, session, [], []), False)
-
-
-def _insert(conn: sqlite3.Connection, new: Submission, place: _Place, begin: bool, now: float) -> RunRecord:
-    run = new.run
-    app_name, user_id, session_id = run.key
-    if begin:
-        status, attempt, agent, first_seq, message = RunStatus.RUNNING, 1, place.active_agent, place.event_count, None
-    else:
-        status, attempt, agent, first_seq, message = RunStatus.QUEUED, 0, None, None, new.entry.body
-    last_pos, started_at = (1, now) if begin else (0, None)
-    uid = conn.execute(
-        _INSERT,
-        (
-            place.sid, run.id, app_name, user_id, place.run_no, status.value, attempt, agent, first_seq, message, new.config,
-            int(run.attached), last_pos, run.retry_of, new.custom_metadata, now, started_at,
-            agent,
-        ),
-    ).lastrowid  # fmt: skip
-    return RunRecord(
-        uid=uid or 0,
-        id=run.id,
-        app_name=app_name,
-        user_id=user_id,
-        session_id=session_id,
-        session_uid=place.uid,
-        no=place.run_no,
-        status=status,
-        message=new.message.snapshot(),
-        attempt=attempt,
-        agent=agent,
-        config=load(new.config),
-        attached=run.attached,
-        last_pos=last_pos,
-        retry_of=run.retry_of,
-        start_agent=agent,
-        message_seq=first_seq,
-        custom_metadata=None if new.custom_metadata is None else load(new.custom_metadata),
-        created_at=now,
-        started_at=started_at,
-    )

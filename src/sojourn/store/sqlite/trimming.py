@@ -195,13 +195,13 @@ def drop(conn: sqlite3.Connection, key: SessionKey, idle_since: float | None, li
     events = _remove_events(conn, sid, uids, links)
     conn.executemany("DELETE FROM runs WHERE uid = ?", [(uid,) for uid in uids])
     if more:
-        return Dropped("more", len(uids), events), uids
+        return Dropped("more", len(uids), events, len(unfinished)), uids
     for table in ("calls", "events"):
         conn.execute(f"DELETE FROM {table} WHERE sid = ?", (sid,))
     conn.execute("DELETE FROM state WHERE owner = ?", (state.owner_text((), sid),))
     conn.execute("DELETE FROM sessions WHERE sid = ?", (sid,))
     conn.execute(_NOTE, (session_uid, *key))
-    return Dropped("gone", len(uids), events), uids
+    return Dropped("gone", len(uids), events, len(unfinished)), uids
 
 
 def _next_runs(
