@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from array import array
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bench.measure import Row, Sample, Scale
+from bench.measure import Budget, Row, Sample, Scale
 from bench.rows_retrieval import DIMENSIONS, Anywhere, _lines, _p50, _said, _search
 from sojourn.memory.service import MemoryService
 
@@ -32,7 +31,7 @@ def _questions(scale: Scale) -> list[str]:
 async def _in_postgres(scale: Scale) -> list[Sample]:
     import asyncpg
 
-    from sojourn.memory.postgres.service import PostgresMemoryService, text_of
+    from sojourn.memory.postgres.service import PostgresMemoryService
     from sojourn.testing.postgresql import Server
 
     server = Server({"shared_buffers": "512MB"})
@@ -44,10 +43,10 @@ async def _in_postgres(scale: Scale) -> list[Sample]:
         conn = await asyncpg.connect(server.url(), server_settings={"jit": "off"})
         await conn.execute("VACUUM ANALYZE")
         (vector,) = await Anywhere().embed([""])
-        nearest = text_of(array("f", vector))
+        scope = await conn.fetchval("SELECT scope FROM sojourn.memory_scopes WHERE user_id = 'u1'")
 
         async def bare() -> object:
-            return await conn.fetch(_NEAREST, nearest)
+            return await conn.fetch(_NEAREST, scope, vector)
 
         samples = await _compared(fused, words, scale, bare)
         await conn.close()
@@ -60,8 +59,8 @@ async def _in_postgres(scale: Scale) -> list[Sample]:
 
 _NEAREST = """
     SELECT entry FROM sojourn.memory_vectors
-    WHERE scope = (SELECT scope FROM sojourn.memory_scopes WHERE user_id = 'u1')
-    ORDER BY vector <#> $1::text::halfvec LIMIT 5
+    WHERE scope = $1
+    ORDER BY vector <#> (SELECT $2::real[]::halfvec) LIMIT 5
 """
 
 
@@ -114,6 +113,7 @@ ROWS = tuple(
         (lambda scale, run=run: asyncio.run(run(scale)),),
         floor="the driver's own question for the nearest vectors of the user, alone",
         repeats=1,
+        budgets={"by words and vectors, p50": (Budget(10),), "by words, p50": (Budget(10),)},
     )
     for name, where, run in (
         ("postgres", "in PostgreSQL", _in_postgres),

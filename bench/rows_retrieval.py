@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.measure import Budget, Row, Sample, Scale
 from sojourn import Memory, platform
+from sojourn.memory.service import MemoryService
 from sojourn.memory.sqlite.service import SqliteMemoryService
 from sojourn.memory.words import words_of
 
@@ -96,7 +97,7 @@ def _bare(entries: Sequence[Memory], vectors: Sequence[Sequence[float]]) -> tupl
     return by_fts5, by_numpy
 
 
-def _search(service: SqliteMemoryService, question: str) -> Callable[[], Awaitable[object]]:
+def _search(service: MemoryService, question: str) -> Callable[[], Awaitable[object]]:
     return lambda: service.search("bench", "u1", question)
 
 

@@ -29,10 +29,17 @@ class WordEmbedder:
         self.is_away = False
         self.held = None
 
+    def hold(self):
+        """Holds the next call until the second of two events is set; the first one says that it has come."""
+        self.held = asyncio.Event(), asyncio.Event()
+        return self.held
+
     async def embed(self, texts):
         self.given.append(list(texts))
         if self.held is not None:
-            await self.held.wait()
+            (come, going), self.held = self.held, None
+            come.set()
+            await going.wait()
         await asyncio.sleep(0)
         if self.errors:
             raise self.errors.pop(0)

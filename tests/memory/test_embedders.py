@@ -17,17 +17,6 @@ from tests.memory.embedders import WordEmbedder
 pytestmark = pytest.mark.anyio
 
 
-def weights_are_missing():
-    try:
-        minilm._files()
-    except Unsupported:
-        return True
-    return False
-
-
-with_weights = pytest.mark.skipif(weights_are_missing(), reason="the weights of MiniLM are not installed")
-
-
 # -- the seam -----------------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +45,6 @@ def test_they_are_embedders(embedder):
 # -- MiniLM -------------------------------------------------------------------------------------------------------------
 
 
-@with_weights
 async def test_minilm_gives_the_vectors_of_its_reference():
     """The similarities that sentence-transformers gives for these sentences."""
     texts = ["That is a happy person", "That is a happy dog", "That is a very happy person", "Today is a sunny day"]
@@ -65,7 +53,6 @@ async def test_minilm_gives_the_vectors_of_its_reference():
     assert similar == pytest.approx([0.6946, 0.9429, 0.2569], abs=1e-4)
 
 
-@with_weights
 async def test_minilm_takes_any_text_in_any_company():
     embedder = MiniLmEmbedder()
     texts = ["tea", "", "\x00", "日本語", "😀", "word " * 10_000, *(f"a sentence of number {n} " * (n % 7) for n in range(40))]
@@ -75,7 +62,6 @@ async def test_minilm_takes_any_text_in_any_company():
         assert list(alone) == pytest.approx(list(together[place]), abs=1e-5)
 
 
-@with_weights
 async def test_minilm_lets_the_event_loop_go_on():
     embedder = MiniLmEmbedder()
     work = asyncio.ensure_future(embed(embedder, [f"sentence {n}" for n in range(64)]))
@@ -247,6 +233,24 @@ async def test_refusals_have_codes(server, status, error, code, retryable):
     assert "secret" not in str(caught.value)
     assert caught.value.retry_after == (99.0 if retryable else None)
     assert len(server.requests) == 1, "nobody waits for 99 s"
+
+
+async def test_a_key_that_a_server_repeats_is_not_logged(server, caplog):
+    server.answers = [(401, {}, b"Incorrect key: sk-very-secret")]
+    async with embedding(server, api_key="sk-very-secret") as embedder:
+        with pytest.raises(ModelError):
+            await embedder.embed(["tea"])
+    assert "Incorrect key" in caplog.text
+    assert "sk-very-secret" not in caplog.text
+
+
+@pytest.mark.parametrize("after", ["inf", "nan", "Wed, 21 Oct 2026 07:28:00 GMT"])
+async def test_a_time_to_wait_that_is_none_is_none(server, after):
+    server.answers = [(429, {"Retry-After": after}, b"")]
+    async with embedding(server, retries=0) as embedder:
+        with pytest.raises(ModelError) as caught:
+            await embedder.embed(["tea"])
+    assert caught.value.retry_after is None
 
 
 async def test_what_fails_quickly_is_repeated_after_the_time_asked_for(server, monkeypatch):

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import select
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -26,26 +25,24 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def nursery():
-    """Forks processes that write; each is given to be killed."""
+    """Forks processes that write versions, until they are killed at a statement of which the number is given."""
     command = [sys.executable, "-m", "tests.memory.crash_worker"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-        def start(path, version, notes):
-            print(path, version, notes, sep="\t", file=process.stdin, flush=True)
-            return int(process.stdout.readline())
+        def start(path, versions, notes, statement=None):
+            print(path, versions.start, versions.stop, statement, notes, sep="\t", file=process.stdin, flush=True)
+            return os.pidfd_open(int(process.stdout.readline()))
 
         yield start
         process.stdin.close()
 
 
-def live_and_die(pid, seconds):
-    death = os.pidfd_open(pid)
+def wait_for(process):
     try:
-        select.select([death], [], [], seconds)
-        os.kill(pid, signal.SIGKILL)
-        select.select([death], [], [], 20)
+        ended, _, _ = select.select([process], [], [], 60)
+        assert ended, "it has hung"
     finally:
-        os.close(death)
+        os.close(process)
 
 
 def acknowledged(notes):
@@ -79,14 +76,14 @@ async def check(path, done):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_process_that_is_killed_at_random_points_leaves_whole_entries_only(tmp_path):
+def test_a_process_that_is_killed_at_any_statement_leaves_whole_entries_only(tmp_path):
     path, notes = tmp_path / "memory.db", tmp_path / "notes"
     chance = ManualPlatform(seed=20260101)
     versions = set()
     with nursery() as start:
         for _ in range(ROUNDS):
             done = max(acknowledged(notes), default=-1)
-            live_and_die(start(path, done + 1, notes), 0.02 + 0.15 * chance.random())
+            wait_for(start(path, range(done + 1, done + 100), notes, int(700 * chance.random())))
             done = max(acknowledged(notes), default=-1)
             versions.add(done)
             if path.exists():
@@ -123,21 +120,22 @@ def test_processes_that_write_at_once_do_not_disturb_each_other(tmp_path):
     path = tmp_path / "memory.db"
     notes = [tmp_path / f"notes {n}" for n in range(3)]
     with nursery() as start:
-        pids = [start(path, 0, one) for one in notes]
-        try:
+        writers = [start(path, range(6), one) for one in notes]
 
-            async def watch():
-                service = SqliteMemoryService(path)
-                while min(max(acknowledged(one), default=-1) for one in notes) < 5:
-                    for entry in await service.search(APP, USER, "facts version", limit=5):
-                        assert re.search("version", entry.text)
-                    await asyncio.sleep(0.02)
-                await service.close()
+        async def watch():
+            service = SqliteMemoryService(path)
+            writing = set(writers)
+            for writer in writers:
+                asyncio.get_running_loop().add_reader(writer, writing.discard, writer)
+            while writing:
+                for entry in await service.search(APP, USER, "facts version", limit=5):
+                    assert re.search("version", entry.text)
+            await service.close()
 
-            asyncio.run(watch())
-        finally:
-            for pid in pids:
-                live_and_die(pid, 0)
+        asyncio.run(watch())
+        for writer in writers:
+            wait_for(writer)
+    assert [acknowledged(one) for one in notes] == [list(range(6))] * 3
     with closing(sqlite3.connect(path)) as conn:
         assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert (

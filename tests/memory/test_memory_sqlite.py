@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sojourn.errors import InvalidInput, ModelError, Unavailable, Unsupported
+from sojourn.memory import pending
 from sojourn.memory.database import DatabaseMemoryService
 from sojourn.memory.fusion import fused
 from sojourn.memory.inmemory import InMemoryMemoryService
-from sojourn.memory.sqlite import kept, pending, ranking, rows, schema
+from sojourn.memory.sqlite import kept, ranking, rows, schema
 from sojourn.memory.sqlite.service import SqliteMemoryService
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.sqlite.schema import Migration
@@ -221,6 +222,24 @@ async def test_what_an_embedder_refuses_for_good_waits_for_the_next_addition(tmp
         assert texts(await service.search(APP, ALICE, "kettle", limit=1)) == ["a kettle"]
 
 
+async def test_a_text_that_is_rejected_keeps_no_other_from_its_vector(tmp_path, caplog):
+    class Picky(WordEmbedder):
+        async def embed(self, texts):
+            if any("forbidden" in text for text in texts):
+                raise ModelError("not that", code="embedding.rejected")
+            return await super().embed(texts)
+
+    async with opened(tmp_path / "memory.db", embedder=Picky()) as service:
+        entries = [Memory(f"kettle {n}", id=str(n)) for n in range(pending.BATCH + 5)]
+        await service.add(APP, ALICE, [*entries[:3], Memory("a forbidden word"), *entries[3:], Memory("a hound")])
+        await settled(service)
+        assert texts(await service.search(APP, ALICE, "dog", limit=1)) == ["a hound"]
+        assert "a forbidden word" in texts(await service.search(APP, ALICE, "word", limit=100))
+        assert caplog.text.count("stays without a vector") == 1
+    with closing(sqlite3.connect(tmp_path / "memory.db")) as conn:
+        assert conn.execute("SELECT count(*) FROM memory_vectors").fetchone() == (pending.BATCH + 6,)
+
+
 async def test_if_a_query_cannot_be_embedded_it_finds_by_words_and_says_so(tmp_path, caplog):
     embedder = WordEmbedder()
     ram = InMemoryMemoryService()
@@ -244,6 +263,10 @@ async def test_if_a_query_cannot_be_embedded_it_finds_by_words_and_says_so(tmp_p
         ([[1.0] * 16] * 2, "embedding.wrong_size"),
         ([[float("nan")] * 16], "embedding.invalid"),
         ([["x"] * 16], "embedding.invalid"),
+        ([7], "embedding.invalid"),
+        ([None], "embedding.invalid"),
+        (None, "embedding.invalid"),
+        (iter([[1.0] * 16]), "embedding.invalid"),
     ],
 )
 async def test_vectors_that_cannot_be_are_errors_and_nothing_is_written(tmp_path, vectors, code):
@@ -273,7 +296,7 @@ async def test_another_error_of_an_embedder_counts_as_away(tmp_path):
 
 @pytest.mark.parametrize("window", [10, 5000])
 async def test_a_model_with_another_name_embeds_everything_again(tmp_path, monkeypatch, window):
-    monkeypatch.setattr(rows, "PENDING_WINDOW", window)
+    monkeypatch.setattr(rows, "WINDOW", window)
     path = tmp_path / "memory.db"
     async with opened(path, embedder=WordEmbedder("one")) as service:
         await service.add(APP, ALICE, [Memory(f"hound {n}", id=str(n)) for n in range(pending.BATCH + 5)])
@@ -318,12 +341,12 @@ async def test_what_was_forgotten_while_it_was_being_embedded_stays_forgotten(tm
         embedder.is_away = True
         await service.add(APP, ALICE, [Memory("a hound", id="1"), Memory("a kettle", id="2")])
         await service._pending.stop()
-        embedder.is_away, embedder.held = False, asyncio.Event()
+        embedder.is_away = False
+        come, going = embedder.hold()
         service._pending.start()
-        while len(embedder.given) < 2:
-            await asyncio.sleep(0.001)
+        await come.wait()
         await service.forget(APP, ALICE, ids=["1"])
-        embedder.held.set()
+        going.set()
         await settled(service)
         assert texts(await service.search(APP, ALICE, "dog kettle")) == ["a kettle"]
     with closing(sqlite3.connect(tmp_path / "memory.db")) as conn:

@@ -1,12 +1,11 @@
 """How well the retrieval set is found. The numbers are in docs/memory.md."""
 
 import re
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 
-from sojourn.memory.minilm import WEIGHTS, MiniLmEmbedder
+from sojourn.memory.minilm import MiniLmEmbedder
 from sojourn.memory.postgres.service import PostgresMemoryService
 from sojourn.memory.qdrant.service import QdrantMemoryService
 from sojourn.memory.sqlite.service import SqliteMemoryService
@@ -75,10 +74,6 @@ class Remembers:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_fused_recall_is_at_least_that_of_words_and_that_of_meaning(tmp_path, postgres, schema):
-    try:
-        distribution(WEIGHTS)
-    except PackageNotFoundError:
-        pytest.skip("the weights of MiniLM are not installed")
     embedder = Remembers(MiniLmEmbedder())
     both = SqliteMemoryService(tmp_path / "memory.db", embedder=embedder, synchronous="normal")
     words = SqliteMemoryService(tmp_path / "memory.db")

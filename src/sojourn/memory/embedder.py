@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Protocol, runtime_checkable
 
-from sojourn.errors import ModelError, SojournError, Unavailable
-
-FAULTY = ("embedding.wrong_size", "embedding.invalid")
-"""Codes of embedders that are not what they say, which no service works without telling."""
+from sojourn.errors import InvalidInput, ModelError, SojournError, Unavailable
 
 
 @runtime_checkable
@@ -66,6 +63,8 @@ async def embed(embedder: Embedder, texts: Sequence[str]) -> list[array[float]]:
         raise
     except Exception as error:
         raise Unavailable(f"embedder {embedder.name!r} failed: {type(error).__name__}", code="embedding.unavailable") from error
+    if not isinstance(vectors, Sized):
+        raise ModelError(f"embedder {embedder.name!r} gave no vectors, but {vectors!r:.60}", code="embedding.invalid")
     if len(vectors) != len(distinct):
         raise ModelError(
             f"embedder {embedder.name!r} gave {len(vectors)} vectors for {len(distinct)} texts", code="embedding.wrong_size"
@@ -75,7 +74,7 @@ async def embed(embedder: Embedder, texts: Sequence[str]) -> list[array[float]]:
 
 
 def _unit(embedder: Embedder, vector: Sequence[float]) -> array[float]:
-    if len(vector) != embedder.dimensions:
+    if isinstance(vector, Sized) and len(vector) != embedder.dimensions:
         raise ModelError(
             f"embedder {embedder.name!r} gave a vector of {len(vector)} numbers and says it gives {embedder.dimensions}; set"
             " its dimensions to those of the model",
@@ -88,6 +87,20 @@ def _unit(embedder: Embedder, vector: Sequence[float]) -> array[float]:
     except (TypeError, ValueError, OverflowError):
         pass
     raise ModelError(f"embedder {embedder.name!r} gave a vector that is not all finite numbers", code="embedding.invalid")
+
+
+def check_dimensions(embedder: Embedder, before: int) -> None:
+    """Checks that an embedder makes vectors of the size of those that are kept under its name.
+
+    Raises:
+        InvalidInput: `memory.wrong_dimensions`.
+    """
+    if embedder.dimensions != before:
+        raise InvalidInput(
+            f"vectors of embedder {embedder.name!r} had {before} numbers before, and now have {embedder.dimensions};"
+            " give another model another name",
+            code="memory.wrong_dimensions",
+        )
 
 
 def packed(vector: array[float]) -> bytes:

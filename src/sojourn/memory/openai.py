@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -83,6 +84,7 @@ class OpenAIEmbedder:
         self.dimensions = dimensions
         self._model = model
         self._url = f"{(base_url or OPENAI).rstrip('/')}/embeddings"
+        self._key = api_key
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._asked = {"dimensions": dimensions} if shorten else {}
         self._timeout = timeout
@@ -140,9 +142,13 @@ class OpenAIEmbedder:
                 code="embedding.unavailable",
             ) from error
         if answer.status_code != 200:
-            logger.warning("embedding model %s: HTTP status %d: %.300s", self._model, answer.status_code, answer.text)
+            logger.warning("embedding model %s: HTTP status %d: %.300s", self._model, answer.status_code, self._told(answer))
             raise _refused(self._model, answer.status_code, answer.headers.get("retry-after"))
         return self._vectors(answer, len(texts))
+
+    def _told(self, answer: httpx2.Response) -> str:
+        """What an answer says, without the key, which some servers repeat."""
+        return answer.text.replace(self._key, "…") if self._key else answer.text
 
     def _vectors(self, answer: httpx2.Response, count: int) -> list[Sequence[float]]:
         try:
@@ -167,10 +173,7 @@ class OpenAIEmbedder:
 
 
 def _refused(model: str, status: int, retry_after: str | None) -> SojournError:
-    try:
-        after = max(0.0, float(retry_after)) if retry_after else None
-    except ValueError:
-        after = None
+    after = _seconds(retry_after)
     told = f"(HTTP status {status})"
     if status >= 500 or status in (408, 409, 425):
         return Unavailable(
@@ -193,6 +196,15 @@ def _refused(model: str, status: int, retry_after: str | None) -> SojournError:
             code="embedding.unknown_model",
         )
     return ModelError(f"the server of embedding model {model!r} refuses the request {told}", code="embedding.rejected")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """The seconds that a header asks to wait for; None if it names none."""
+    try:
+        seconds = float(retry_after or "nan")
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _check(model: object, dimensions: object, base_url: object, timeout: object, retries: object) -> None:

@@ -4,12 +4,12 @@ import asyncpg
 import pytest
 
 from sojourn.errors import InvalidInput, ModelError, Unavailable, Unsupported
+from sojourn.memory import pending
 from sojourn.memory.database import DatabaseMemoryService
 from sojourn.memory.fusion import fused
 from sojourn.memory.inmemory import InMemoryMemoryService
-from sojourn.memory.postgres import ranking
+from sojourn.memory.postgres import ranking, rows
 from sojourn.memory.postgres.service import PostgresMemoryService
-from sojourn.memory.sqlite import pending
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.store.postgres.service import PostgresSessionService
 from sojourn.testing.memory_conformance import FACTS, MemoryServiceConformance, everything, said, texts
@@ -58,6 +58,12 @@ class TestWithAnEmbedder(MemoryServiceConformance):
     @pytest.fixture
     def service(self, opened):
         return opened(WordEmbedder(dimensions=256))
+
+    @pytest.fixture
+    async def failing_service(self, tmp_path):
+        service = PostgresMemoryService(f"postgresql://sojourn@/nowhere?host={tmp_path}&port=1", embedder=WordEmbedder())
+        yield service
+        await service.close()
 
 
 async def test_the_best_of_all_are_found(opened, monkeypatch):
@@ -134,6 +140,33 @@ async def test_by_words_it_finds_what_is_found_in_ram_with_the_same_scores(opene
                 assert [entry.id for entry in found] == [entry.id for entry in expected]
 
 
+@pytest.mark.parametrize("by_vector", [False, True])
+async def test_who_has_only_the_most_common_word_is_found_too(opened, by_vector):
+    """It is left out at first, since it decides next to nothing; and such entries may have no vector either."""
+    rare, common = [Memory("a zebra", id="zebra")], [Memory(f"pan {n}", id=f"{n:02}", timestamp=1.0) for n in range(40)]
+    embedder = WordEmbedder()
+    embedder.vector = lambda text: [0.0] * embedder.dimensions
+    ram, service = InMemoryMemoryService(), opened(embedder if by_vector else None)
+    await service.add(APP, ALICE, rare)
+    if by_vector:
+        await settled(service)
+    await opened().add(APP, ALICE, common)
+    await ram.add(APP, ALICE, rare + common)
+    for limit in (1, 2, 5, 100):
+        found = await service.search(APP, ALICE, "zebra pan", limit=limit)
+        assert texts(found) == texts(await ram.search(APP, ALICE, "zebra pan", limit=limit))
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+async def test_the_vector_of_the_query_is_read_once_and_not_for_each_row(opened, postgres, wiped, filtered):
+    await opened(WordEmbedder()).add(APP, ALICE, [Memory("tea")])
+    sql = ranking._STATEMENTS[True, filtered].replace("{schema}", wiped)
+    plan = postgres.psql(f"EXPLAIN (GENERIC_PLAN, VERBOSE, COSTS OFF) {sql}").splitlines()
+    reads = [n for n, line in enumerate(plan) if "$11" in line]
+    assert reads
+    assert all(plan[n - 1].strip() == "->  Result" for n in reads)
+
+
 async def test_what_means_the_same_is_found(opened):
     service = opened(WordEmbedder())
     await service.add(APP, ALICE, [Memory("my hound"), Memory("my kettle"), Memory("an automobile")])
@@ -192,13 +225,17 @@ async def test_vectors_that_cannot_be_are_errors_and_nothing_is_written(opened, 
     assert await everything(service) == []
 
 
-async def test_a_model_with_another_name_embeds_everything_again(opened, postgres):
+@pytest.mark.parametrize("window", [10, 5000])
+async def test_a_model_with_another_name_embeds_everything_again(opened, monkeypatch, window):
+    monkeypatch.setattr(rows, "WINDOW", window)
     service = opened(WordEmbedder("one"))
     await service.add(APP, ALICE, [Memory(f"hound {n}", id=str(n)) for n in range(pending.BATCH + 5)])
-    service = opened(WordEmbedder("two", dimensions=8))
+    other = WordEmbedder("two", dimensions=8)
+    service = opened(other)
     assert await service.search(APP, ALICE, "dog") == []
     await settled(service)
     assert len(await service.search(APP, ALICE, "dog", limit=100)) == pending.BATCH + 5
+    assert sum(len(given) for given in other.given) == pending.BATCH + 7
 
 
 async def test_a_model_with_the_same_name_and_other_dimensions_is_refused(opened):

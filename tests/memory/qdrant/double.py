@@ -145,6 +145,8 @@ class Double:
                 return self._upsert(self._shard(name), query, models.PointsList.model_validate_json(body))
             case "POST", ["collections", name, "points"]:
                 return self._retrieve(self._shard(name), models.PointRequest.model_validate_json(body))
+            case "POST", ["collections", name, "points", "batch"]:
+                return self._replace(self._shard(name), query, models.UpdateOperations.model_validate_json(body))
             case "POST", ["collections", name, "points", "delete"]:
                 return self._delete(self._shard(name), query, models.FilterSelector.model_validate_json(body))
             case "POST", ["collections", name, "points", "count"]:
@@ -220,6 +222,21 @@ class Double:
 
     def _upsert(self, shard, query, request):
         self._waits(query)
+        return self._update(shard, qdrant.UpdateOperation.upsert_points(self._points(request)))
+
+    def _replace(self, shard, query, request):
+        self._waits(query)
+        results = []
+        for operation in request.operations:
+            asked = operation.upsert
+            assert asked.update_mode is models.UpdateMode.UPDATE_ONLY
+            change = qdrant.UpdateOperation.upsert_points(
+                self._points(asked), to_filter(asked.update_filter), qdrant.UpdateMode.UpdateOnly
+            )
+            results.append(self._update(shard, change))
+        return results
+
+    def _points(self, request):
         points = []
         for point in request.points:
             TypeAdapter(models.ExtendedPointId).validate_python(point.id)
@@ -228,7 +245,7 @@ class Double:
                 for name, vector in point.vector.items()
             }
             points.append(qdrant.Point(point.id, vectors, point.payload))
-        return self._update(shard, qdrant.UpdateOperation.upsert_points(points))
+        return points
 
     def _delete(self, shard, query, request):
         self._waits(query)

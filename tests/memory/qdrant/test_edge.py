@@ -9,11 +9,13 @@ from sojourn.memory.fusion import fused
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.lexical import weights_of
 from sojourn.memory.qdrant import edge, search
+from sojourn.memory.qdrant.points import Owner
 from sojourn.memory.qdrant.service import QdrantMemoryService
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.memory.words import words_of
 from sojourn.testing.memory_conformance import FACTS, MemoryServiceConformance, everything, said, texts
 from tests.memory.embedders import WordEmbedder
+from tests.memory.qdrant.under_way import forget_and_replace
 from tests.memory.writers import check, kill_again_and_again
 
 pytestmark = pytest.mark.anyio
@@ -190,6 +192,38 @@ async def test_what_is_added_again_is_not_embedded_again(opened):
     await service.add_session(APP, ALICE, "s", [*events, said("4", "dogs")])
     await service.add_events(APP, ALICE, "s", events)
     assert embedder.given == [["tea", "cats"], ["dogs"]]
+
+
+async def test_what_was_forgotten_or_replaced_while_it_was_being_embedded_stays_so(opened):
+    embedder = WordEmbedder()
+    await forget_and_replace(await opened(embedder), embedder)
+
+
+async def test_what_is_written_while_the_last_is_being_embedded_is_embedded_too(opened):
+    """Who has seen that nothing is without a vector must not say so of what was written without one since."""
+    embedder = WordEmbedder()
+    service = await opened(embedder)
+    looked, written = asyncio.Event(), asyncio.Event()
+    scroll, upsert = service._engine.scroll, service._engine.upsert
+
+    async def scroll_before_the_write(*arguments):
+        found = await scroll(*arguments)
+        looked.set()
+        await written.wait()
+        return found
+
+    async def upsert_until_nothing_is_looked_for(points):
+        await upsert(points)
+        written.set()
+        await looking
+
+    service._engine.scroll, service._engine.upsert = scroll_before_the_write, upsert_until_nothing_is_looked_for
+    looking = asyncio.ensure_future(service._embed_the_rest(Owner(APP, ALICE)))
+    await looked.wait()
+    embedder.is_away = True
+    await service.add(APP, ALICE, [Memory("a hound")])
+    embedder.is_away = False
+    assert texts(await service.search(APP, ALICE, "dog", limit=1)) == ["a hound"]
 
 
 async def test_a_model_with_another_name_embeds_everything_again(opened):

@@ -12,9 +12,11 @@ from sojourn import Runner, agent
 from sojourn.errors import InvalidInput, SojournError, Unavailable, Unsupported
 from sojourn.memory.qdrant.service import QdrantMemoryService
 from sojourn.memory.types import Memory
+from sojourn.runner import retries
 from sojourn.testing.memory_conformance import MemoryServiceConformance, everything, said, texts
 from tests.memory.embedders import WordEmbedder
 from tests.memory.qdrant.double import VERSION, running
+from tests.memory.qdrant.under_way import forget_and_replace
 
 pytestmark = pytest.mark.anyio
 
@@ -210,25 +212,43 @@ async def test_a_cancelled_write_has_an_outcome(opened, double):
     assert sorted(texts(await everything(service))) == ["cats", "tea"]
 
 
-async def test_a_run_goes_on_while_the_server_is_away_and_what_was_said_follows(opened, double, caplog):
+async def test_a_run_goes_on_while_the_server_is_away_and_what_was_said_follows(opened, double, caplog, monkeypatch):
     @agent
     async def friend(ctx):
         return ctx.memories[0].text if ctx.memories else "Never heard of it."
 
+    monkeypatch.setattr(retries, "FIRST_DELAY", 0.0)
     service = opened()
+    refused, followed = asyncio.Event(), asyncio.Event()
+    add_session = service.add_session
+
+    async def adding(*arguments):
+        try:
+            await add_session(*arguments)
+        except Unavailable:
+            refused.set()
+            raise
+        followed.set()
+
+    service.add_session = adding
     await service.add(APP, ALICE, [Memory("My kettle is blue.")])
     runner = Runner(app_name=APP, agent=friend, memory_service=service, memory_ingest="on_run_end")
     async with runner:
         double.answer = lambda method, path: 503
         assert await (await runner.start(ALICE, "s", "Which kettle?")).result() == "Never heard of it."
         assert "goes on without memories" in caplog.text
-        while "was not added to memory" not in caplog.text:
-            await asyncio.sleep(0.01)
+        await refused.wait()
+        assert "was not added to memory" in caplog.text
         double.answer = None
-        while len(await everything(service)) < 3:
-            await asyncio.sleep(0.05)
+        await followed.wait()
+        assert len(await everything(service)) == 3
         assert await (await runner.start(ALICE, "t", "Which kettle is blue?")).result() == "My kettle is blue."
     assert sorted(texts(await everything(service)))[:2] == ["My kettle is blue.", "My kettle is blue."]
+
+
+async def test_what_was_forgotten_or_replaced_while_it_was_being_embedded_stays_so(opened):
+    embedder = WordEmbedder()
+    await forget_and_replace(opened(embedder, collection="dense"), embedder)
 
 
 async def test_every_request_is_scoped(opened, double, monkeypatch):

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sojourn.memory.bm25 import handicap, rarity
 from sojourn.memory.fusion import fused
-from sojourn.memory.postgres.rows import Owner, author_bytes, counts_of, memory_of
+from sojourn.memory.postgres.rows import author_bytes, number_of
 from sojourn.memory.rules import marks_of
+from sojourn.memory.stored import Owner, memory_of
 from sojourn.memory.types import Memory, MemoryFilter
+from sojourn.memory.words import words_of
 from sojourn.postgres.tables import Tables
 
 _FIRST = 128
-"""Entries that are fetched at first, of the order by words and of that by meaning."""
+"""Entries of which it is looked at, at first, whether they are among the best."""
 
 _MORE = 4
-"""How many times as many are fetched when these do not settle it."""
+"""How many times as many are when these do not settle it."""
+
+_COMMON = 0.05
+"""How much of what the words of a query can add to a score the most common ones may add that are left out at first."""
 
 _COSINE_DIGITS = 5
 """Digits that count of a cosine: embedders round equal texts differently."""
@@ -30,16 +36,16 @@ class Question(NamedTuple):
     """What is to be found.
 
     Attributes:
-        words: The numbers of the query's words, each once.
-        vector: Its vector, as text; None if only words count.
+        words: The query's words, each once.
+        vector: Its vector; None if only words count.
         model: The model of the vector.
         limit: At most this many.
         min_score: Only such with at least this score.
         filter: What entries must meet.
     """
 
-    words: Sequence[int]
-    vector: str | None
+    words: Sequence[str]
+    vector: Sequence[float] | None
     model: int | None
     limit: int
     min_score: float | None
@@ -57,11 +63,13 @@ class _Weights(NamedTuple):
     Attributes:
         scope: The user's number.
         rarities: How rare each word of the query is.
+        there: Those of its words that any entry has, the rarest first.
         average: How many words an entry has on average.
     """
 
     scope: int
-    rarities: Mapping[int, float]
+    rarities: Mapping[str, float]
+    there: Sequence[str]
     average: float
 
     @property
@@ -69,43 +77,74 @@ class _Weights(NamedTuple):
         """What an entry would have that is all of the query."""
         return math.fsum(self.rarities.values())
 
+    def rare(self) -> Sequence[str]:
+        """The words that are there without the most common ones, which many entries have and none gains much by."""
+        left = _COMMON * math.fsum(self.rarities[word] for word in self.there)
+        count = len(self.there)
+        while count and (gain := self.rarities[self.there[count - 1]]) <= left:
+            count -= 1
+            left -= gain
+        return self.there[:count]
+
 
 async def best(db: Tables, owner: Owner, question: Question) -> list[Memory]:
     """The entries that fit best, in their order.
 
-    The first entries are fetched by words and by meaning, and more of them until none that is in neither can be among the best:
-    what it has is at most what the last ones have.
+    They are ranked without the most common words at first. If that leaves open which are the best, all words count; and if so
+    many are equally good that it is still open, more entries are looked at.
     """
-    rows = await db.all(_KNOWN, *owner, list(question.words))
-    if not rows or not rows[0]["entries"]:
+    weights = await _weights(db, owner, question.words)
+    if weights is None:
         return []
+    words, size = weights.rare(), max(_FIRST, 2 * question.limit)
+    while (rows := await _candidates(db, weights, question, words, size)) is None:
+        if len(words) == len(weights.there):
+            size *= _MORE
+        words = weights.there
+    entries = _scored(weights, question, rows)
+    entries.sort(key=lambda entry: (-(entry.score or 0.0), -entry.timestamp, entry.id))
+    return entries[: question.limit]
+
+
+async def _weights(db: Tables, owner: Owner, words: Sequence[str]) -> _Weights | None:
+    """What the scores depend on; None if the user has no entries."""
+    numbers = {number_of(word): word for word in words}
+    rows = await db.all(_KNOWN, *owner, list(numbers))
+    if not rows or not rows[0]["entries"]:
+        return None
     entries, length = rows[0]["entries"], rows[0]["length"]
-    having = {row["word"]: row["texts"] for row in rows}
-    rarities = {word: rarity(having.get(word, 0), entries) for word in question.words}
-    weights = _Weights(rows[0]["scope"], rarities, length / entries if length else 1.0)
-    least, size = question.min_score, max(_FIRST, 2 * question.limit)
-    while True:
-        found, beyond = await _candidates(db, weights, question, size)
-        scores = sorted(found.values(), reverse=True)
-        wanted = max(scores[question.limit - 1] if len(scores) >= question.limit else 0.0, least or 0.0) - _CLOSE
-        if beyond <= 0 or beyond < wanted:
-            break
-        size *= _MORE
-    chosen = [entry for entry, score in found.items() if score >= wanted]
-    entries_found = await _scored(db, weights, question, chosen)
-    entries_found.sort(key=lambda entry: (-(entry.score or 0.0), -entry.timestamp, entry.id))
-    return entries_found[: question.limit]
+    having = {numbers[row["word"]]: row["texts"] for row in rows}
+    there = sorted((word for word in words if having[word]), key=lambda word: having[word])
+    rarities = {word: rarity(having[word], entries) for word in words}
+    return _Weights(rows[0]["scope"], rarities, there, length / entries if length else 1.0)
 
 
-async def _candidates(db: Tables, weights: _Weights, question: Question, size: int) -> tuple[dict[int, float], float]:
-    """The first entries by words and by meaning, with about their scores; and the most that any other entry can have."""
+async def _candidates(db: Tables, weights: _Weights, question: Question, words: Sequence[str], size: int) -> list[Any] | None:
+    """The entries that may be among the best, or None if others may be, too.
+
+    Args:
+        db: The tables.
+        weights: What the scores depend on.
+        question: What is to be found.
+        words: The words that count: the first of those that are there.
+        size: How many entries are looked at: the first in the order by these words and by meaning.
+    """
+    most = weights.most
+    # A score is the length of a vector, of what an entry has by words and by meaning, divided by this. So it grows by no more
+    # than what words that do not count would add.
+    unit = math.sqrt(2) if question.by_vector else 1.0
+    missing = math.fsum(weights.rarities[word] for word in weights.there[len(words) :]) / most
     args: list[Any] = [
         weights.scope,
-        list(weights.rarities),
-        list(weights.rarities.values()),
+        [number_of(word) for word in words],
+        [weights.rarities[word] / most for word in words],
         handicap(0, 1.0),
         (handicap(1, 1.0) - handicap(0, 1.0)) / weights.average,
         size,
+        question.limit,
+        unit * (question.min_score or 0.0),
+        missing + unit * _CLOSE,
+        len(words) == len(weights.there),
     ]
     if question.by_vector:
         args += [question.vector, question.model]
@@ -113,26 +152,15 @@ async def _candidates(db: Tables, weights: _Weights, question: Question, size: i
     if filter is not None:
         args += [author_bytes(filter.author), filter.session_id, filter.since, filter.until, sorted(marks_of(filter.metadata))]
     rows = await db.all(_STATEMENTS[question.by_vector, filter is not None], *args)
-    most = weights.most
-    if not question.by_vector:
-        return {row["entry"]: row["words"] / most for row in rows}, rows[-1]["words"] / most if len(rows) >= size else 0.0
-    by_words = [row["words"] for row in rows if row["by_words"]]
-    by_vector = [row["cosine"] for row in rows if row["by_vector"]]
-    beyond = fused(
-        min(by_words) / most if len(by_words) >= size else 0.0,
-        min(by_vector) if len(by_vector) >= size else 0.0,
-    )
-    return {row["entry"]: fused((row["words"] or 0.0) / most, row["cosine"] or 0.0) for row in rows}, beyond
+    return [row for row in rows if row["body"] is not None] if rows[0]["settled"] else None
 
 
-async def _scored(db: Tables, weights: _Weights, question: Question, entries: Sequence[int]) -> list[Memory]:
+def _scored(weights: _Weights, question: Question, rows: Sequence[Any]) -> list[Memory]:
     """These entries with their scores, as far as these are enough."""
-    vector = (question.vector, question.model) if question.by_vector else ()
-    rows = await db.all(_WITH_COSINE if question.by_vector else _WHOLE, weights.scope, list(entries), *vector)
     least, found = question.min_score, []
     for row in rows:
         entry = memory_of(row["body"])
-        counts = counts_of(entry.text)
+        counts = Counter(words_of(entry.text))
         held = handicap(counts.total(), weights.average)
         gains = (rare * counts[word] / (counts[word] + held) for word, rare in weights.rarities.items() if counts[word])
         score = math.fsum(gains) / weights.most
@@ -144,11 +172,10 @@ async def _scored(db: Tables, weights: _Weights, question: Question, entries: Se
 
 
 _KNOWN = """
-    SELECT s.scope, s.entries, s.length, w.word, count(w.word) AS texts
-    FROM {schema}.memory_scopes s
-    LEFT JOIN {schema}.memory_words w ON w.scope = s.scope AND w.word = ANY ($3::bigint[])
+    SELECT s.scope, s.entries, s.length, asked.word,
+        (SELECT count(*) FROM {schema}.memory_words w WHERE w.scope = s.scope AND w.word = asked.word) AS texts
+    FROM {schema}.memory_scopes s, unnest($3::bigint[]) AS asked (word)
     WHERE s.app_name = $1 AND s.user_id = $2
-    GROUP BY s.scope, w.word
 """
 _ALLOWED = """
     allowed AS MATERIALIZED (
@@ -162,44 +189,47 @@ _ALLOWED = """
     ),
 """
 _BY_WORDS = """
-    with_words AS MATERIALIZED (
+    by_words AS MATERIALIZED (
         SELECT w.entry, sum(asked.rarity * w.count / (w.count + $4::float8 + $5::float8 * w.length)) AS words
         FROM unnest($2::bigint[], $3::float8[]) AS asked (word, rarity)
         JOIN {schema}.memory_words w ON w.scope = $1 AND w.word = asked.word
         %(where)s
         GROUP BY w.entry
     ),
-    first_by_words AS (SELECT entry, words FROM with_words ORDER BY words DESC LIMIT $6)
 """
+# The vector of the query is made in a query of its own: otherwise a prepared statement would make it for each row.
 _BY_VECTOR = """
-    , first_by_vector AS (
-        SELECT entry, -(vector <#> $7::text::halfvec) AS cosine FROM {schema}.memory_vectors
-        WHERE scope = $1 AND model = $8 %(and)s
-        ORDER BY cosine DESC LIMIT $6
+    by_vector AS (
+        SELECT entry, greatest(-(vector <#> (SELECT $11::real[]::halfvec)), 0) AS cosine FROM {schema}.memory_vectors
+        WHERE scope = $1 AND model = $12 %(and)s
     ),
-    found AS MATERIALIZED (
-        SELECT entry, w.words, v.cosine, w.entry IS NOT NULL AS by_words, v.entry IS NOT NULL AS by_vector
-        FROM first_by_words w FULL JOIN first_by_vector v USING (entry)
-    )
-    SELECT found.entry, found.by_words, found.by_vector, coalesce(found.words, other_words.words) AS words,
-        coalesce(found.cosine, -(other_vectors.vector <#> $7::text::halfvec)) AS cosine
-    FROM found
-    LEFT JOIN with_words other_words ON other_words.entry = found.entry AND NOT found.by_words
-    LEFT JOIN {schema}.memory_vectors other_vectors
-        ON other_vectors.scope = $1 AND other_vectors.entry = found.entry AND other_vectors.model = $8 AND NOT found.by_vector
 """
-_WORDS_ALONE = "SELECT entry, words FROM first_by_words ORDER BY words DESC"
-_WHOLE = "SELECT body FROM {schema}.memory_entries WHERE scope = $1 AND entry = ANY ($2)"
-_WITH_COSINE = """
-    SELECT e.body, -(v.vector <#> $3::text::halfvec) AS cosine
-    FROM {schema}.memory_entries e
-    LEFT JOIN {schema}.memory_vectors v ON v.scope = $1 AND v.entry = e.entry AND v.model = $4
-    WHERE e.scope = $1 AND e.entry = ANY ($2)
+_FIRST_BY_WORDS = "SELECT entry, words AS norm, NULL::float8 AS cosine FROM by_words ORDER BY words DESC LIMIT $6"
+_FIRST_BY_BOTH = """
+    SELECT entry, sqrt(coalesce(words * words, 0) + coalesce(cosine * cosine, 0)) AS norm, cosine
+    FROM by_vector FULL JOIN by_words USING (entry)
+    ORDER BY norm DESC LIMIT $6
+"""
+_CHOSEN = """
+    first AS MATERIALIZED (%(first)s),
+    bounds AS (
+        SELECT CASE WHEN count(*) < $6 THEN 0 ELSE min(norm) END AS last,
+            greatest($8::float8, (SELECT norm FROM first ORDER BY norm DESC OFFSET $7 - 1 LIMIT 1)) AS wanted
+        FROM first
+    ),
+    decided AS MATERIALIZED (
+        SELECT last + $9::float8 < wanted OR (last <= 0 AND $10::boolean) AS settled, wanted FROM bounds
+    ),
+    chosen AS MATERIALIZED (
+        SELECT entry, cosine FROM decided JOIN first ON settled AND norm + $9::float8 >= wanted
+    )
+    SELECT settled, cosine, body
+    FROM decided LEFT JOIN chosen ON true LEFT JOIN {schema}.memory_entries e ON e.scope = $1 AND e.entry = chosen.entry
 """
 
 
 def _statement(by_vector: bool, filtered: bool) -> str:
-    first = 9 if by_vector else 7
+    first = 13 if by_vector else 11
     places = {name: f"${first + n}" for n, name in enumerate(("author", "session", "since", "until", "marks"))}
     allowed = "entry IN (SELECT entry FROM allowed)"
     return "".join(
@@ -207,7 +237,8 @@ def _statement(by_vector: bool, filtered: bool) -> str:
             "WITH ",
             _ALLOWED % places if filtered else "",
             _BY_WORDS % {"where": f"WHERE w.{allowed}" if filtered else ""},
-            _BY_VECTOR % {"and": f"AND {allowed}" if filtered else ""} if by_vector else _WORDS_ALONE,
+            _BY_VECTOR % {"and": f"AND {allowed}" if filtered else ""} if by_vector else "",
+            _CHOSEN % {"first": _FIRST_BY_BOTH if by_vector else _FIRST_BY_WORDS},
         )
     )
 

@@ -5,34 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from sojourn.errors import InvalidInput
-from sojourn.memory.embedder import Embedder
+from sojourn.memory.embedder import Embedder, check_dimensions
+from sojourn.memory.pending import WINDOW, Pending
 from sojourn.memory.rules import marks_of
-from sojourn.memory.sqlite.rows import Pending
+from sojourn.memory.stored import Owner, Prepared, memory_of
 from sojourn.memory.types import Memory
 from sojourn.memory.words import words_of
 from sojourn.postgres.tables import Tables
 
-Owner = tuple[str, str]
-"""App and user."""
-
 Vectors = Mapping[str, str]
 """Vectors, as text, by the text they are of."""
-
-
-class Prepared(NamedTuple):
-    """An entry as its row."""
-
-    entry: Memory
-    body: str
-    from_event: bool
-
-
-def prepared(entry: Memory, *, from_event: bool) -> Prepared:
-    """An entry, ready to be written."""
-    return Prepared(entry, entry.to_json(), from_event)
 
 
 def number_of(word: str) -> int:
@@ -48,11 +32,6 @@ def counts_of(text: str) -> Counter[int]:
 def author_bytes(author: str | None) -> bytes | None:
     """An author as it is compared: as text it could not hold a NUL."""
     return None if author is None else author.encode()
-
-
-def memory_of(body: str) -> Memory:
-    """The entry that a row is of."""
-    return Memory.model_validate_json(body)
 
 
 async def model_of(db: Tables, embedder: Embedder, *, add: bool = False) -> int | None:
@@ -71,12 +50,7 @@ async def model_of(db: Tables, embedder: Embedder, *, add: bool = False) -> int 
         row = await db.one(_ADD_MODEL, embedder.name, embedder.dimensions)
     if row is None:
         return None
-    if row["dimensions"] != embedder.dimensions:
-        raise InvalidInput(
-            f"vectors of embedder {embedder.name!r} had {row['dimensions']} numbers before, and now have {embedder.dimensions};"
-            " give another model another name",
-            code="memory.wrong_dimensions",
-        )
+    check_dimensions(embedder, row["dimensions"])
     return int(row["model"])
 
 
@@ -284,19 +258,33 @@ _LIST_AFTER = """
 
 
 async def pending(db: Tables, embedder: Embedder, after: int, limit: int) -> Pending:
-    """The next entries, of any user, that have no vector of the embedder, in the order of their numbers."""
-    rows = await db.all(_PENDING, await model_of(db, embedder), after, limit)
-    return Pending(
-        [(row["entry"], memory_of(row["body"]).text) for row in rows], rows[-1]["entry"] if len(rows) == limit else None
-    )
+    """The next entries, of any user, that have no vector of the embedder, in the order of their numbers.
+
+    It looks at a part of the entries only: however many there are, no statement takes long.
+    """
+    rows = await db.all(_PENDING, await model_of(db, embedder), after, limit, WINDOW)
+    found = [(row["entry"], memory_of(row["body"]).text) for row in rows if row["entry"] is not None]
+    if len(found) == limit:
+        return Pending(found, found[-1][0])
+    return Pending(found, rows[0]["until"] if rows[0]["looked"] == WINDOW else None)
 
 
 _PENDING = """
-    SELECT e.entry, e.body FROM {schema}.memory_entries e
-    WHERE e.entry > $2 AND NOT EXISTS (
-        SELECT FROM {schema}.memory_vectors v WHERE v.scope = e.scope AND v.entry = e.entry AND v.model = $1
-    )
-    ORDER BY e.entry LIMIT $3
+    WITH looked AS MATERIALIZED (
+        SELECT entry, scope FROM {schema}.memory_entries WHERE entry > $2 ORDER BY entry LIMIT $4
+    ),
+    found AS (
+        SELECT l.entry, l.scope FROM looked l
+        WHERE NOT EXISTS (
+            SELECT FROM {schema}.memory_vectors v WHERE v.scope = l.scope AND v.entry = l.entry AND v.model = $1
+        )
+        ORDER BY l.entry LIMIT $3
+    ),
+    bounds AS (SELECT count(*) AS looked, max(entry) AS until FROM looked)
+    SELECT looked, until, found.entry, e.body
+    FROM bounds LEFT JOIN found ON true
+    LEFT JOIN {schema}.memory_entries e ON e.scope = found.scope AND e.entry = found.entry
+    ORDER BY found.entry
 """
 
 

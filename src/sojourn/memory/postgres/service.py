@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
-from sojourn import telemetry
-from sojourn.errors import SojournError, Unavailable, Unsupported
+from sojourn.errors import Unsupported
 from sojourn.event import Event
 from sojourn.ids import check_id
-from sojourn.memory.embedder import FAULTY, Embedder, embed
+from sojourn.memory.embedder import Embedder
+from sojourn.memory.faults import told_as_memory
+from sojourn.memory.lenient import vector_of, vectors_of
+from sojourn.memory.pending import Pending, PendingVectors
 from sojourn.memory.postgres import rows
 from sojourn.memory.postgres.ranking import Question, best
-from sojourn.memory.postgres.rows import Owner, Prepared, Writing, number_of, prepared
+from sojourn.memory.postgres.rows import Writing
 from sojourn.memory.postgres.schema import MIGRATIONS, SERVICE, VECTOR_MIGRATIONS, VECTORS
 from sojourn.memory.rules import changes_of, check_owner, check_query, checked, copied, entries_of
-from sojourn.memory.sqlite.pending import PendingVectors
-from sojourn.memory.sqlite.rows import Pending
+from sojourn.memory.stored import Owner, Prepared, prepared
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.memory.words import words_of
 from sojourn.page import Page, check_page, page_after, page_token
@@ -30,8 +30,6 @@ from sojourn.postgres.tables import Tables, Texts
 
 if TYPE_CHECKING:
     from asyncpg import Pool
-
-logger = logging.getLogger("sojourn.memory")
 
 T = TypeVar("T")
 
@@ -175,12 +173,12 @@ class PostgresMemoryService:
         """Finds entries that fit a query, best first."""
         owner = check_owner(app_name, user_id)
         check_query(query, limit, min_score, filter)
-        words = list(dict.fromkeys(map(number_of, words_of(query))))
+        words = list(dict.fromkeys(words_of(query)))
         if not words:
             return []
         vector = await self._vector_of(query)
         model = None if vector is None else await self._model()
-        question = Question(words, None if vector is None else text_of(vector), model, limit, min_score, filter)
+        question = Question(words, None if vector is None else vector.tolist(), model, limit, min_score, filter)
         return await self._called(self._database.read, lambda db: best(db, owner, question))
 
     async def list_memories(self, app_name: str, user_id: str, *, limit: int = 100, after: str | None = None) -> Page[Memory]:
@@ -228,29 +226,14 @@ class PostgresMemoryService:
             return await rows.texts_to_embed(db, owner, await rows.model_of(db, embedder), new)
 
         texts = await self._called(self._database.snapshot, find)
-        try:
-            vectors = await embed(embedder, texts)
-        except SojournError as error:
-            if error.code in FAULTY:
-                raise
-            logger.warning("%d entries of memory are added without vectors, which follow: %s", len(texts), error)
-            return {}
-        return {text: text_of(vector) for text, vector in zip(texts, vectors, strict=True)}
+        return {text: text_of(vector) for text, vector in (await vectors_of(embedder, texts)).items()}
 
     async def _vector_of(self, query: str) -> array[float] | None:
         """The vector of a query; None if there is no embedder, or it fails."""
         if self._embedder is None or self._pending is None:
             return None
         self._pending.look()
-        try:
-            (vector,) = await embed(self._embedder, [query])
-        except SojournError as error:
-            if error.code in FAULTY:
-                raise
-            logger.warning("memory is searched by words alone, since the query could not be embedded: %s", error)
-            telemetry.annotate({"sojourn.memory.words_only": True, "sojourn.memory.error": error.code})
-            return None
-        return vector
+        return await vector_of(self._embedder, query)
 
     async def _model(self) -> int | None:
         """The number of the embedder's model, which never changes; None as long as no vector of it was written."""
@@ -272,14 +255,8 @@ class PostgresMemoryService:
         await self._called(self._database.transact, lambda db: rows.add_vectors(db, embedder, texts))
 
     async def _called(self, way: Callable[[Callable[[Any], Awaitable[T]]], Awaitable[T]], op: Op[T]) -> T:
-        try:
+        with told_as_memory():
             return await way(lambda conn: op(Tables(conn, self._texts)))
-        except Unavailable as error:
-            if error.code == "store.unavailable":
-                raise Unavailable(error.message, code="memory.unavailable") from error.__cause__
-            if error.code == "store.closed":
-                raise Unavailable(error.message, code="memory.closed", retryable=False) from None
-            raise
 
 
 def text_of(vector: array[float]) -> str:

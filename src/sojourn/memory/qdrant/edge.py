@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,11 +54,21 @@ class EdgeEngine:
 
     async def upsert(self, points: Sequence[Point]) -> None:
         """Stores points, each in place of the one with its id."""
-        await self._write(qdrant.UpdateOperation.upsert_points([_point(point) for point in points]), len(points))
+        await self._write([qdrant.UpdateOperation.upsert_points([_point(point) for point in points])], len(points))
+
+    async def replace(self, points: Mapping[Where, Point]) -> None:
+        """Stores points, each in place of the one with its id, if that is there and meets the condition when it is written."""
+        await self._write(
+            [
+                qdrant.UpdateOperation.upsert_points([_point(point)], _filter(where), qdrant.UpdateMode.UpdateOnly)
+                for where, point in points.items()
+            ],
+            len(points),
+        )
 
     async def delete(self, where: Where) -> None:
         """Removes points."""
-        await self._write(qdrant.UpdateOperation.delete_points_by_filter(_filter(where)), 1)
+        await self._write([qdrant.UpdateOperation.delete_points_by_filter(_filter(where))], 1)
 
     async def rank(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
         """Answers questions, all in one go."""
@@ -140,10 +150,11 @@ class EdgeEngine:
         (self._directory / _LAYOUT).write_text(json.dumps({"version": 1, "dimensions": self._dimensions}))
         os.rename(unfinished, self._directory / "shard")
 
-    def _update(self, operation: Any, size: int) -> None:
+    def _update(self, operations: Sequence[Any], size: int) -> None:
         shard = self._open()
         try:
-            shard.update(operation)
+            for operation in operations:
+                shard.update(operation)
             self._written += size
             if self._written >= _TIDY_AFTER:
                 self._written = 0
@@ -173,11 +184,11 @@ class EdgeEngine:
 
     # -- from the loops ---------------------------------------------------------------------------------------------
 
-    async def _write(self, operation: Any, size: int) -> None:
-        await outlast(self._written_and_flushed(operation, size))
+    async def _write(self, operations: Sequence[Any], size: int) -> None:
+        await outlast(self._written_and_flushed(operations, size))
 
-    async def _written_and_flushed(self, operation: Any, size: int) -> None:
-        await _awaited(self._submit(lambda: self._update(operation, size)))
+    async def _written_and_flushed(self, operations: Sequence[Any], size: int) -> None:
+        await _awaited(self._submit(lambda: self._update(operations, size)))
         if not self._flushes:
             return
         with self._lock:

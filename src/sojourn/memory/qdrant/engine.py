@@ -109,6 +109,10 @@ class Engine(Protocol):
         """Stores points, each in place of the one with its id."""
         ...
 
+    async def replace(self, points: Mapping[Where, Point]) -> None:
+        """Stores points, each in place of the one with its id, if that is there and meets the condition when it is written."""
+        ...
+
     async def delete(self, where: Where) -> None:
         """Removes points."""
         ...

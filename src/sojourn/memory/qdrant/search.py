@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sojourn.memory.bm25 import rarity
@@ -87,11 +88,10 @@ class Search:
             if self._rarities is None:
                 self._rarities = await self._weigh(found)
                 self._best = math.fsum(self._rarities.values())
+            await self._complete(found)
             scores = self._scores(found)
             ceiling = self._fused(found.words_beyond, found.cosine_beyond)
-            enough = sorted(scores.values(), reverse=True)[: question.limit]
-            least = enough[-1] if len(enough) == question.limit else 0.0
-            wanted = least if question.min_score is None else max(least, question.min_score)
+            wanted = self._wanted(scores)
             if ceiling <= 0 or ceiling < wanted - _CLOSE:
                 chosen = [id for id, score in scores.items() if score >= wanted - _CLOSE]
                 entries = await self._entries(chosen, found)
@@ -100,7 +100,7 @@ class Search:
             size *= _MORE
 
     async def _candidates(self, size: int) -> _Candidates:
-        """The first points by words and by meaning, with both scores of each."""
+        """The first points by words and by meaning."""
         question, found = self._question, _Candidates()
         rankings = [self._by_words(question.where, size)]
         if question.meaning is not None:
@@ -111,13 +111,23 @@ class Search:
         for hits in by_meaning:
             found.cosines = {hit.id: hit.score for hit in hits}
             found.cosine_beyond = max(hits[-1].score, 0.0) if len(hits) == size else 0.0
-            await self._complete(found)
         return found
 
     async def _complete(self, found: _Candidates) -> None:
-        """Adds the other score of points that only one ranking had."""
-        only_words = tuple(found.by_words.keys() - found.cosines.keys()) if found.cosine_beyond else ()
-        only_meaning = tuple(found.cosines.keys() - found.by_words.keys()) if found.words_beyond else ()
+        """Adds the other score of points that only one ranking had, if they can be among the best with it."""
+        if self._question.meaning is None:
+            return
+        least = self._wanted(self._scores(found)) - _CLOSE
+        only_words = tuple(
+            id
+            for id, hit in found.by_words.items()
+            if found.cosine_beyond and id not in found.cosines and self._fused(hit.score, found.cosine_beyond) >= least
+        )
+        only_meaning = tuple(
+            id
+            for id, cosine in found.cosines.items()
+            if found.words_beyond and id not in found.by_words and self._fused(found.words_beyond, cosine) >= least
+        )
         where = self._question.where
         rankings = []
         if only_words:
@@ -175,6 +185,11 @@ class Search:
             if score > 0:
                 scores[id] = score
         return scores
+
+    def _wanted(self, scores: Mapping[str, float]) -> float:
+        """The score that the last of the best has at least, if they are among these."""
+        limit, least = self._question.limit, self._question.min_score or 0.0
+        return max(heapq.nlargest(limit, scores.values())[-1], least) if len(scores) >= limit else least
 
     def _fused(self, words: float, cosine: float) -> float:
         share = min(words / self._best, 1.0)

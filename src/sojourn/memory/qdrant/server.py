@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -66,6 +66,18 @@ class ServerEngine:
         """Stores points, each in place of the one with its id."""
         if points:
             await self._write(lambda client: client.upsert(self._collection, [_point(point) for point in points], wait=True))
+
+    async def replace(self, points: Mapping[Where, Point]) -> None:
+        """Stores points, each in place of the one with its id, if that is there and meets the condition when it is written."""
+        operations = [
+            models.UpsertOperation(
+                upsert=models.PointsList(
+                    points=[_point(point)], update_filter=_filter(where), update_mode=models.UpdateMode.UPDATE_ONLY
+                )
+            )
+            for where, point in points.items()
+        ]
+        await self._write(lambda client: client.batch_update_points(self._collection, operations, wait=True))
 
     async def delete(self, where: Where) -> None:
         """Removes points."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sojourn import telemetry
-from sojourn.errors import SojournError
 from sojourn.event import Event
 from sojourn.ids import check_id
-from sojourn.memory.embedder import FAULTY, Embedder, embed
+from sojourn.memory.embedder import Embedder
+from sojourn.memory.lenient import vector_of, vectors_of
 from sojourn.memory.qdrant.engine import BY_EVENT, BY_HAND, TIME, Engine, Payload, Vector, Where
 from sojourn.memory.qdrant.opening import Place, Synchronous, opened
 from sojourn.memory.qdrant.points import Owner, entry_of, meeting, microseconds, point_of
@@ -23,8 +21,6 @@ from sojourn.page import Page, check_page, page_after, page_token
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient
-
-logger = logging.getLogger("sojourn.memory")
 
 _BATCH = 128
 """Entries that are written, or embedded, at once."""
@@ -83,6 +79,7 @@ class QdrantMemoryService:
         dimensions = None if embedder is None else embedder.dimensions
         self._engine: Engine = opened(Place(place, collection, api_key, timeout, synchronous), dimensions)
         self._complete: set[str] = set()
+        self._written_without = 0
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -141,27 +138,21 @@ class QdrantMemoryService:
     async def _put(self, owner: Owner, entries: Sequence[Memory], origin: str) -> None:
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
-            meanings = await self._meanings(owner, [entry.text for entry in batch])
-            model = self._embedder.name if self._embedder is not None and meanings is not None else None
-            await self._engine.upsert(
-                [
-                    point_of(owner, entry, origin=origin, model=model, meaning=meanings[n] if meanings else None)
-                    for n, entry in enumerate(batch)
-                ]
-            )
+            embedder, meanings = self._embedder, await self._meanings(batch)
+            model = embedder.name if embedder is not None and meanings else None
+            try:
+                await self._engine.upsert(
+                    [point_of(owner, entry, origin=origin, model=model, meaning=meanings.get(entry.text)) for entry in batch]
+                )
+            finally:
+                # Afterwards: who has looked before for what has no vector did not see these.
+                if model is None:
+                    self._written_without += 1
+                    self._complete.discard(owner.key)
 
-    async def _meanings(self, owner: Owner, texts: Sequence[str]) -> list[Vector] | None:
-        """The vectors of texts; None if there are none, now or at all."""
-        if self._embedder is None or not texts:
-            return None
-        try:
-            return await embed(self._embedder, texts)
-        except SojournError as error:
-            if error.code in FAULTY:
-                raise
-            self._complete.discard(owner.key)
-            logger.warning("%d entries of memory are without vectors, which follow: %s", len(texts), error)
-            return None
+    async def _meanings(self, entries: Sequence[Memory]) -> Mapping[str, Vector]:
+        """The vectors of entries, by their text; none at all if there are none, now or ever."""
+        return {} if self._embedder is None else await vectors_of(self._embedder, [entry.text for entry in entries])
 
     async def _embed_the_rest(self, owner: Owner) -> None:
         """Embeds entries of the owner that have no vector of this embedder."""
@@ -169,19 +160,25 @@ class QdrantMemoryService:
         if embedder is None or owner.key in self._complete:
             return
         while True:
+            written_without = self._written_without
             rest = await self._engine.scroll(Where(owner.key, except_model=embedder.name), _BATCH, ("entry", "origin"))
             if not rest:
                 break
             entries = [entry_of(payload) for payload in rest]
-            meanings = await self._meanings(owner, [entry.text for entry in entries])
-            if meanings is None:
+            meanings = await self._meanings(entries)
+            if not meanings:
                 return
-            await self._engine.upsert(
-                [
-                    point_of(owner, entry, origin=payload["origin"], model=embedder.name, meaning=meaning)
-                    for entry, payload, meaning in zip(entries, rest, meanings, strict=True)
-                ]
+            # What was forgotten or replaced meanwhile stays so.
+            await self._engine.replace(
+                {
+                    Where(owner.key, equal=tuple(payload.items()), ids=(owner.point_id(entry.id),)): point_of(
+                        owner, entry, origin=payload["origin"], model=embedder.name, meaning=meanings[entry.text]
+                    )
+                    for entry, payload in zip(entries, rest, strict=True)
+                }
             )
+        if written_without != self._written_without:
+            return
         if len(self._complete) >= _MAX_REMEMBERED:
             self._complete.clear()
         self._complete.add(owner.key)
@@ -213,15 +210,9 @@ class QdrantMemoryService:
         """The vector of a query; None if only words count."""
         if self._embedder is None:
             return None
-        try:
-            (meaning,) = await embed(self._embedder, [query])
-        except SojournError as error:
-            if error.code in FAULTY:
-                raise
-            logger.warning("memory is searched by words alone, since the query could not be embedded: %s", error)
-            telemetry.annotate({"sojourn.memory.words_only": True, "sojourn.memory.error": error.code})
-            return None
-        await self._embed_the_rest(owner)
+        meaning = await vector_of(self._embedder, query)
+        if meaning is not None:
+            await self._embed_the_rest(owner)
         return meaning
 
     async def list_memories(self, app_name: str, user_id: str, *, limit: int = 100, after: str | None = None) -> Page[Memory]:

@@ -7,20 +7,15 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from sojourn.errors import InvalidInput
-from sojourn.memory.embedder import Embedder
+from sojourn.memory.embedder import Embedder, check_dimensions
+from sojourn.memory.pending import WINDOW, Pending
 from sojourn.memory.rules import marks_of
+from sojourn.memory.stored import Owner, Prepared, memory_of
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.memory.words import words_of
 
-Owner = tuple[str, str]
-"""App and user."""
-
 Vectors = Mapping[str, bytes]
 """Vectors by the text they are of."""
-
-PENDING_WINDOW = 5000
-"""Entries that are looked at in one go for those without a vector."""
 
 MAX_WORD = 64
 """Characters; a longer word is kept as its beginning and a hash."""
@@ -33,19 +28,6 @@ class Scope(NamedTuple):
     entries: int
     length: int
     changes: int
-
-
-class Prepared(NamedTuple):
-    """An entry as its row."""
-
-    entry: Memory
-    body: str
-    from_event: bool
-
-
-def prepared(entry: Memory, *, from_event: bool) -> Prepared:
-    """An entry, ready to be written."""
-    return Prepared(entry, entry.to_json(), from_event)
 
 
 def index_words(text: str) -> list[str]:
@@ -84,12 +66,7 @@ def model_of(conn: sqlite3.Connection, embedder: Embedder, *, add: bool = False)
     row = conn.execute("SELECT model, dimensions FROM memory_models WHERE name = ?", (embedder.name,)).fetchone()
     if row is not None:
         model, dimensions = row
-        if dimensions != embedder.dimensions:
-            raise InvalidInput(
-                f"vectors of embedder {embedder.name!r} had {dimensions} numbers before, and now have {embedder.dimensions}; "
-                "give another model another name",
-                code="memory.wrong_dimensions",
-            )
+        check_dimensions(embedder, dimensions)
         return int(model)
     if not add:
         return None
@@ -249,24 +226,12 @@ def texts_to_embed(conn: sqlite3.Connection, owner: Owner, model: int | None, ne
     return found
 
 
-class Pending(NamedTuple):
-    """Some entries, of any users, that have no vector.
-
-    Attributes:
-        texts: Keys and texts.
-        after: The key after which there may be more; None if there is none.
-    """
-
-    texts: list[tuple[int, str]]
-    after: int | None
-
-
 def pending(conn: sqlite3.Connection, embedder: Embedder, after: int, limit: int) -> Pending:
     """The next entries that have no vector of the embedder, in the order of their keys.
 
     It looks at a part of the entries only, so that others who wait for the connection get their turn.
     """
-    until = after + PENDING_WINDOW
+    until = after + WINDOW
     rows = conn.execute(
         "SELECT e.key, e.body FROM memory_entries e LEFT JOIN memory_vectors v ON v.key = e.key AND v.model = ? "
         "WHERE e.key > ? AND e.key <= ? AND v.key IS NULL ORDER BY e.key LIMIT ?",
@@ -324,9 +289,3 @@ def _conditions(filter: MemoryFilter) -> Iterator[tuple[str, object]]:
             yield condition, value
     for mark in marks_of(filter.metadata):
         yield "instr(marks, ?)", mark
-
-
-def memory_of(body: str, score: float | None = None) -> Memory:
-    """The entry that a row is of."""
-    entry = Memory.model_validate_json(body)
-    return entry if score is None else entry.model_copy(update={"score": score})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 from sojourn.errors import Unsupported
+from sojourn.sqlite.faults import BUSY_TIMEOUT, fault
 from sojourn.sqlite.schema import Migration, Schema
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -90,8 +92,26 @@ def prepare(conn: sqlite3.Connection, path: str) -> None:
     conn.execute("CREATE VIRTUAL TABLE temp.memory_terms USING fts5vocab (main, memory_words, row)")
 
 
+def has_tables(path: str) -> bool:
+    """Whether a SQLite file has tables of memory; nothing is made there.
+
+    Raises:
+        Unsupported: `store.foreign` if it is no database.
+        Unavailable: It cannot be read.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as conn:
+            return _is_there(conn)
+    except sqlite3.Error as error:
+        raise fault(error, path) from error
+
+
+def _is_there(conn: sqlite3.Connection) -> bool:
+    return conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'memory_schema'").fetchone() is not None
+
+
 def _version(conn: sqlite3.Connection) -> int:
-    if not conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'memory_schema'").fetchone():
+    if not _is_there(conn):
         return 0
     (version,) = conn.execute("SELECT version FROM memory_schema").fetchone()
     return int(version)

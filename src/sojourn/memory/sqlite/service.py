@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import weakref
@@ -12,26 +11,26 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TypeVar
 
-from sojourn import telemetry
-from sojourn.errors import InvalidInput, SojournError, Unavailable, Unsupported
+from sojourn.errors import InvalidInput, Unavailable, Unsupported
 from sojourn.event import Event
 from sojourn.ids import check_id
-from sojourn.memory.embedder import FAULTY, Embedder, embed, packed
+from sojourn.memory.embedder import Embedder, packed
+from sojourn.memory.faults import told_as_memory
+from sojourn.memory.lenient import vector_of, vectors_of
+from sojourn.memory.pending import Pending, PendingVectors
 from sojourn.memory.rules import changes_of, check_owner, check_query, checked, copied, entries_of
 from sojourn.memory.sqlite import rows
 from sojourn.memory.sqlite.kept import Kept
-from sojourn.memory.sqlite.pending import PendingVectors
 from sojourn.memory.sqlite.ranking import Tally, VectorTally, WordTally, average_of, rank, terms_of
-from sojourn.memory.sqlite.rows import Owner, Prepared, Scope, Writing, index_words, prepared
+from sojourn.memory.sqlite.rows import Scope, Writing, index_words
 from sojourn.memory.sqlite.schema import prepare
+from sojourn.memory.stored import Owner, Prepared, memory_of, prepared
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.page import Page, check_page, page_after, page_token
 from sojourn.sqlite.connection import Synchronous, connect
 from sojourn.sqlite.scrubbing import scrub
 from sojourn.sqlite.worker import Op, Worker
 from sojourn.sqlite.writer import Writer
-
-logger = logging.getLogger("sojourn.memory")
 
 T = TypeVar("T")
 
@@ -221,29 +220,14 @@ class SqliteMemoryService:
         if embedder is None or not new:
             return {}
         texts = await self._read(lambda conn: rows.texts_to_embed(conn, owner, rows.model_of(conn, embedder), new))
-        try:
-            vectors = await embed(embedder, texts)
-        except SojournError as error:
-            if error.code in FAULTY:
-                raise
-            logger.warning("%d entries of memory are added without vectors, which follow: %s", len(texts), error)
-            return {}
-        return {text: packed(vector) for text, vector in zip(texts, vectors, strict=True)}
+        return {text: packed(vector) for text, vector in (await vectors_of(embedder, texts)).items()}
 
     async def _vector_of(self, query: str) -> array[float] | None:
         """The vector of a query; None if there is no embedder, or it fails."""
         if self._embedder is None or self._pending is None:
             return None
         self._pending.look()
-        try:
-            (vector,) = await embed(self._embedder, [query])
-        except SojournError as error:
-            if error.code in FAULTY:
-                raise
-            logger.warning("memory is searched by words alone, since the query could not be embedded: %s", error)
-            telemetry.annotate({"sojourn.memory.words_only": True, "sojourn.memory.error": error.code})
-            return None
-        return vector
+        return await vector_of(self._embedder, query)
 
     def _search(
         self,
@@ -265,7 +249,7 @@ class SqliteMemoryService:
         bodies = dict(
             conn.execute(f"SELECT key, body FROM memory_entries WHERE key IN ({','.join(str(one.key) for one in best)})")
         )
-        return [rows.memory_of(bodies[one.key], -one.negative_score) for one in best]
+        return [memory_of(bodies[one.key]).model_copy(update={"score": -one.negative_score}) for one in best]
 
     def _tally(
         self, conn: sqlite3.Connection, scope: Scope, vector: array[float] | None, most: float, allowed: set[int] | None
@@ -278,7 +262,7 @@ class SqliteMemoryService:
             return WordTally(self._kept.lengths(conn, scope), average, allowed)
         return VectorTally(self._kept.vectors(conn, scope, model, len(vector)), vector, average, most, allowed)
 
-    async def _read_pending(self, after: int, limit: int) -> rows.Pending:
+    async def _read_pending(self, after: int, limit: int) -> Pending:
         embedder = self._embedder
         assert embedder is not None
         return await self._read(lambda conn: rows.pending(conn, embedder, after, limit))
@@ -292,14 +276,8 @@ class SqliteMemoryService:
         return await self._called(self._reader, op)
 
     async def _called(self, worker: Worker, op: Op[T], *, writes: bool = False) -> T:
-        try:
+        with told_as_memory():
             return await worker.call(op, writes=writes)
-        except Unavailable as error:
-            if error.code == "store.unavailable":
-                raise Unavailable(error.message, code="memory.unavailable") from error.__cause__
-            if error.code == "store.closed":
-                raise Unavailable(error.message, code="memory.closed", retryable=False) from None
-            raise
 
 
 def _merge_words(conn: sqlite3.Connection) -> None:

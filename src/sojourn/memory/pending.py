@@ -5,19 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from sojourn.errors import SojournError
 from sojourn.memory.embedder import Embedder, embed, packed
-from sojourn.memory.sqlite.rows import Pending
 
 logger = logging.getLogger("sojourn.memory")
 
 BATCH = 64
 """Texts that are embedded at once."""
 
+WINDOW = 5000
+"""Entries that are looked at in one go for those without a vector, of which there may be few among very many."""
+
 _FIRST_DELAY = 1.0
 _MAX_DELAY = 300.0
+
+
+class Pending(NamedTuple):
+    """Some entries, of any users, that have no vector.
+
+    Attributes:
+        texts: Keys and texts.
+        after: The key after which there may be more; None if there is none.
+    """
+
+    texts: list[tuple[int, str]]
+    after: int | None
+
 
 Read = Callable[[int, int], Awaitable[Pending]]
 """Gives entries without a vector: those after a key, and at most so many."""
@@ -54,7 +70,7 @@ class PendingVectors:
         if self._task is None or self._task.done() or self._task.get_loop().is_closed():
             # In a context of its own: it is no part of the run that happens to start it.
             task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
-            # What the end of the event loop cuts off is taken up by whoever opens the file next.
+            # What the end of the event loop cuts off is taken up by whoever opens the database next.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._task = task
 
@@ -90,7 +106,22 @@ class PendingVectors:
         """Embeds the next entries; the key after which to go on, or None if that was all."""
         some = await self._read(after, BATCH)
         if some.texts:
-            vectors = await embed(self._embedder, [text for _, text in some.texts])
-            await self._write({key: packed(vector) for (key, _), vector in zip(some.texts, vectors, strict=True)})
-            logger.info("%d entries of memory were given vectors", len(some.texts))
+            await self._embed(some.texts)
         return some.after
+
+    async def _embed(self, texts: Sequence[tuple[int, str]]) -> None:
+        """Embeds these; a text that the model rejects stays without a vector, and keeps no other from one."""
+        try:
+            vectors = await embed(self._embedder, [text for _, text in texts])
+        except SojournError as error:
+            if error.code != "embedding.rejected":
+                raise
+            if len(texts) == 1:
+                logger.warning("an entry of memory stays without a vector: %s", error)
+                return
+            half = len(texts) // 2
+            await self._embed(texts[:half])
+            await self._embed(texts[half:])
+            return
+        await self._write({key: packed(vector) for (key, _), vector in zip(texts, vectors, strict=True)})
+        logger.info("%d entries of memory were given vectors", len(texts))
