@@ -85,6 +85,12 @@ class File:
                 file.write(_PIECE)
             file.flush()
             os.fsync(file.fileno())
+        # Without it, a power failure may take the file away again.
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     async def load(self, size: int) -> None:
         with self._path.open("rb") as file:
@@ -198,7 +204,8 @@ async def _memory_of_bucket(scale: Scale) -> list[Sample]:
 
 def _rows() -> Iterator[Row]:
     budgets = {f"{verb} {size} MiB": _AT_LEAST_80_PERCENT for size in SIZES for verb in ("save", "load")}
-    for place, floor in (("files", "a file written with fsync, and read from the disk"), ("bucket", "obstore alone")):
+    floors = {"files": "a file written with fsync, its directory too, and read from the disk", "bucket": "obstore alone"}
+    for place, floor in floors.items():
         yield Row(
             f"artifacts-{place}",
             f"artifacts in {'a ' * (place == 'bucket')}{place}, streamed, by the clock",

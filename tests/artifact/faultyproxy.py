@@ -26,6 +26,8 @@ HALF = "half"
 """The answer stops in the middle of its body, and the connection is closed."""
 STALLS = "stalls"
 """The answer stops in the middle of its body, and the connection stays open."""
+PAUSES = "pauses"
+"""The answer stops in the middle of its body, and goes on once `release` is set."""
 
 _REFUSAL = b"""<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does not match.</Message>
@@ -34,13 +36,18 @@ _BUSY = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message
 
 
 class FaultyProxy:
-    """Passes requests on to `port`; `fault(method, target, number)` says what goes wrong with each."""
+    """Passes requests on to `port`; `fault(method, target, number)` says what goes wrong with each.
+
+    Listings come in pages of `page_size`, if it is set.
+    """
 
     def __init__(self, port):
         self._port = port
         self._hanging = asyncio.Event()
         self.fault = lambda method, target, number: PASS
         self.release = asyncio.Event()
+        self.paused = asyncio.Event()
+        self.page_size = None
         self.seen = []
         self.answered = []
 
@@ -118,6 +125,8 @@ class FaultyProxy:
         upstream, sink = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             head = re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", head)
+            if self.page_size is not None:
+                head = re.sub(rb"([?&]list-type=2)", rb"\1&max-keys=%d" % self.page_size, head, count=1)
             sink.write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
             await sink.drain()
             answer = await upstream.readuntil(b"\r\n\r\n")
@@ -132,17 +141,26 @@ class FaultyProxy:
                 await self._answer(writer, ERROR_500)
                 return False
             writer.write(re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", answer))
-            stop = left // 2 if fault in (HALF, STALLS) else 0
-            while left > stop:
-                piece = await upstream.read(min(65_536, left - stop))
-                left -= len(piece)
-                writer.write(piece)
-                await writer.drain()
+            stop = left // 2 if fault in (HALF, STALLS, PAUSES) else 0
+            left = await self._copy(upstream, writer, left, stop)
+            if fault == PAUSES:
+                self.paused.set()
+                await self.release.wait()
+                await self._copy(upstream, writer, left, 0)
             if fault == STALLS:
                 await self._hanging.wait()
-            return fault in (PASS, HELD)
+            return fault in (PASS, HELD, PAUSES)
         finally:
             sink.transport.abort()
+
+    @staticmethod
+    async def _copy(upstream, writer, left, stop):
+        while left > stop:
+            piece = await upstream.read(min(65_536, left - stop))
+            left -= len(piece)
+            writer.write(piece)
+            await writer.drain()
+        return left
 
     @staticmethod
     async def _answer(writer, status, body=_BUSY):

@@ -5,7 +5,8 @@ import os
 from contextlib import contextmanager, suppress
 
 CALLS = [
-    *((os, n) for n in ("open", "close", "dup", "mkdir", "rename", "fsync", "unlink", "rmdir", "listdir", "scandir", "stat")),
+    *((os, n) for n in ("open", "close", "dup", "mkdir", "rename", "fsync", "fchmod", "unlink", "rmdir", "listdir", "scandir")),
+    *((os, n) for n in ("stat", "fstat", "pread")),
     (fcntl, "flock"),
 ]
 

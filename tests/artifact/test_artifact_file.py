@@ -36,7 +36,8 @@ def tree(root):
 
 
 async def broken():
-    yield bytes(3_000_000)
+    for _ in range(3):
+        yield bytes(3_000_000)
     raise OSError("the source broke")
 
 
@@ -92,7 +93,7 @@ class TestLayout:
         finally:
             os.umask(before)
         for path in (root, *root.rglob("*")):
-            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+            assert stat.S_IMODE(path.stat().st_mode) & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
     async def test_a_deletion_leaves_no_byte(self, service, root):
         for name in ("a", "user:a", "x" * 250):

@@ -26,12 +26,7 @@ class World:
         return FileTree(self.root)
 
     def save(self, data):
-        pending = PendingVersion(self.tree())
-        try:
-            pending.open()
-            return pending.publish([data], Draft.of(SCOPE, self.name, data, None, None), self.path)
-        finally:
-            pending.close()
+        return PendingVersion(self.tree()).publish([data], Draft.of(SCOPE, self.name, data, None, None), self.path)
 
     def delete(self):
         return self.tree().remove_artifact(self.path)

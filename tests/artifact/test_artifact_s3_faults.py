@@ -10,6 +10,7 @@ from sojourn import platform
 from sojourn.artifact.types import ArtifactScope
 from sojourn.errors import NotFound, Unavailable
 from sojourn.testing.artifact_conformance import load_bytes, names_of, stream, versions_of
+from sojourn.testing.clock import ManualPlatform
 from tests.artifact.faultyproxy import (
     ANSWERS_LATE,
     BUSY_503,
@@ -21,6 +22,7 @@ from tests.artifact.faultyproxy import (
     HANGS,
     HELD,
     PASS,
+    PAUSES,
     REPLY_LOST,
     STALLS,
     FaultyProxy,
@@ -195,6 +197,46 @@ async def test_a_download_that_breaks_goes_on_where_it_broke(moto_port, fault, p
         assert await opened.read() == LARGE[1000:-1000]
 
 
+async def test_a_reader_that_is_cancelled_in_mid_answer_may_go_on(moto_port):
+    async with world(moto_port) as (proxy, service, undisturbed):
+        await undisturbed.save_artifact(SCOPE, "a", LARGE)
+        proxy.next("GET", PAUSES, at="/data/")
+        opened = await service.open_artifact(SCOPE, "a")
+        found = []
+
+        async def read():
+            async for chunk in opened.chunks:
+                found.append(chunk)
+
+        reading = asyncio.create_task(read())
+        await proxy.paused.wait()
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert len(b"".join(found)) < len(LARGE)
+        proxy.release.set()
+        await read()
+        assert b"".join(found) == LARGE
+
+
+async def test_listings_of_many_pages(moto_port):
+    async with world(moto_port) as (proxy, service, _):
+        proxy.page_size = 2
+        for number in range(7):
+            await service.save_artifact(SCOPE, "a", b"%d" % number)
+            await service.save_artifact(SCOPE, f"name {number}", b"x")
+        assert [v.version for v in await versions_of(service, SCOPE, "a")] == list(range(7))
+        assert await load_bytes(service, SCOPE, "a") == b"6"
+        assert await names_of(service, SCOPE) == ["a", *(f"name {number}" for number in range(7))]
+        await service.delete_artifact(SCOPE, "a")
+        await service.delete_user_artifacts("app", "alice")
+        assert await names_of(service, SCOPE) == []
+        prefix = service._bucket.where.rpartition("/")[2]
+        assert not any("/data/" in key for key in keys_below(moto_port, prefix))
+        with platform.use(ManualPlatform(platform.now() + 7200)):
+            await service.sweep()
+        assert keys_below(moto_port, prefix) == [".conditional-writes"]
+
+
 @pytest.mark.parametrize("size", [1000, len(LARGE)])
 async def test_a_download_that_breaks_again_and_again_is_unavailable(moto_port, size):
     async with world(moto_port) as (proxy, service, undisturbed):
@@ -266,9 +308,32 @@ async def test_a_stream_that_ends_badly_leaves_no_parts(moto_port, how):
         with pytest.raises(KeyError if how == "error" else asyncio.CancelledError):
             await saving
         assert await names_of(undisturbed, SCOPE) == []
-        prefix = service._bucket.where.rpartition("/")[2]
-    uploads = client(moto_port).list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-    assert not [upload for upload in uploads if upload["Key"].startswith(prefix)]
+    assert unfinished_uploads(moto_port, service) == []
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["bytes", "stream"])
+@pytest.mark.parametrize("at", ["PUT", "POST"], ids=["a part", "the end"])
+async def test_a_cancelled_upload_leaves_no_parts(moto_port, at, streamed):
+    def fault(method, target, number):
+        if method == at and "uploadId" in target:
+            saving.cancel()
+        return PASS
+
+    async with world(moto_port) as (proxy, service, undisturbed):
+        await undisturbed.save_artifact(SCOPE, "old", b"kept")
+        proxy.fault = fault
+        data = stream(LARGE, LARGE) if streamed else LARGE * 2
+        saving = asyncio.create_task(service.save_artifact(SCOPE, "a", data))
+        with pytest.raises(asyncio.CancelledError):
+            await saving
+        assert await names_of(undisturbed, SCOPE) == ["old"]
+    assert unfinished_uploads(moto_port, service) == []
+
+
+def unfinished_uploads(port, service):
+    prefix = service._bucket.where.rpartition("/")[2]
+    uploads = client(port).list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    return [upload["Key"] for upload in uploads if upload["Key"].startswith(prefix)]
 
 
 async def test_a_cancelled_save_waits_for_what_it_has_sent(moto_port):

@@ -71,13 +71,13 @@ def main():
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
+            say(f"pid {os.getpid()}")
             try:
                 child(*line.split())
             except BaseException as error:
                 say(f"error {error!r}")
                 os._exit(1)
             os._exit(0)
-        say(f"pid {pid}")
         say(f"exit {os.waitpid(pid, 0)[1]}")
 
 

@@ -31,7 +31,9 @@ from sojourn.page import Page
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHUNK_BYTES = 1_048_576
+_CHUNK_BYTES = 262_144
+"""Of what is read: fits into a processor's cache together with the next one."""
+_CHUNKS_AT_ONCE = 8
 _WRITE_BYTES = 4 * 1_048_576
 """What a thread writes at once: changing to it and back costs as much as writing a few hundred kilobytes."""
 
@@ -86,17 +88,18 @@ class FileArtifactService:
         draft = Draft.of(scope, name, data, mime_type, custom_metadata, run_id)
         pending = PendingVersion(self._tree)
         try:
-            await self._run(pending.open)
+            waiting: list[bytes | bytearray] = []
             async with aclosing(draft.blocks()) as blocks:
-                waiting: list[bytes | bytearray] = []
                 async for block in blocks:
-                    waiting.append(block)
+                    # What comes last is written by the thread that publishes.
                     if sum(map(len, waiting)) >= _WRITE_BYTES:
                         await self._run(pending.write, waiting)
                         waiting = []
+                    waiting.append(block)
             return await self._run(pending.publish, waiting, draft, name_path(scope, name))
         finally:
-            await self._run(pending.close)
+            if pending.is_open:
+                await self._run(pending.close)
 
     async def load_artifact(self, scope: ArtifactScope, name: str, version: int | None = None) -> Part:
         """Loads a version whole."""
@@ -112,7 +115,8 @@ class FileArtifactService:
         opened = await self._open(scope, name, version)
         start, end = wanted.within(opened.info.size)
         opened.narrow(start, end)
-        return Artifact(opened.info, _Chunks(lambda: self._run(opened.read, _CHUNK_BYTES)), start, end)
+        chunks = _Chunks(opened, lambda: self._run(opened.peek, _CHUNKS_AT_ONCE, _CHUNK_BYTES))
+        return Artifact(opened.info, chunks, start, end)
 
     async def presigned_url(
         self, scope: ArtifactScope, name: str, version: int | None = None, *, expires_in: float = 900.0
@@ -181,11 +185,17 @@ class FileArtifactService:
 class _Chunks(AsyncIterator[bytes]):
     """Reads until there is nothing more. Not a generator: dropped half-way, it needs no event loop to be cleaned up."""
 
-    def __init__(self, read: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, opened: OpenVersion, read: Callable[[], Awaitable[list[bytes]]]) -> None:
+        self._opened = opened
         self._read = read
+        self._ready: list[bytes] = []
 
     async def __anext__(self) -> bytes:
-        chunk = await self._read()
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
+        if not self._ready:
+            if not self._opened.left:
+                raise StopAsyncIteration
+            pieces = await self._read()
+            # Not before they are here: who is cancelled while waiting gets the same ones the next time.
+            self._opened.skip(sum(map(len, pieces)))
+            self._ready = pieces[::-1]
+        return self._ready.pop()

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from itertools import islice
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import islice, pairwise
 from typing import BinaryIO
 
 from sojourn import jsonvalue
@@ -36,6 +37,9 @@ _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 _READ = os.O_RDONLY | NO_FOLLOW
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
+# Not every system takes advice.
+_IN_ORDER: int | None = getattr(os, "POSIX_FADV_SEQUENTIAL", None)
+_WRITTEN: int | None = getattr(os, "POSIX_FADV_DONTNEED", None)
 _ATTEMPTS = 100
 """How often an operation starts again because what it works in was deleted under it."""
 
@@ -70,43 +74,61 @@ class OpenVersion:
     def __init__(self, info: ArtifactVersion, fd: int) -> None:
         self.info = info
         self._fd: int | None = fd
-        self._left = info.size
+        self._at = 0
+        self._end = info.size
+
+    @property
+    def left(self) -> int:
+        """How many bytes are still to be read; none once it is closed."""
+        return 0 if self._fd is None else self._end - self._at
 
     def narrow(self, start: int, end: int) -> None:
         """Reads only the bytes from `start` to before `end`; to be called before anything is read."""
         if self._fd is not None:
-            os.lseek(self._fd, start, os.SEEK_SET)
-            if hasattr(os, "posix_fadvise"):
-                # The disk is asked for more at once.
-                os.posix_fadvise(self._fd, start, end - start, os.POSIX_FADV_SEQUENTIAL)
-        self._left = end - start
+            # The disk is asked for more at once.
+            _advise(self._fd, start, end - start, _IN_ORDER)
+        self._at, self._end = start, end
+        self.skip(0)
 
-    def read(self, limit: int) -> bytes:
-        """The next bytes, at most `limit`; empty at the end.
+    def peek(self, count: int, size: int) -> list[bytes]:
+        """The next pieces, so many at most, and the same ones again until they are skipped.
+
+        Args:
+            count: How many.
+            size: Of how many bytes each at most.
 
         Raises:
             Unavailable: `artifact.damaged` if the file ends early.
         """
-        if self._fd is None:
-            return b""
-        if not self._left:
-            self.close()
-            return b""
-        data = os.read(self._fd, min(limit, self._left))
-        if not data:
-            raise damaged(self.info.name, self.info.version, f"{self._left} bytes are missing")
-        self._left -= len(data)
-        return data
+        pieces: list[bytes] = []
+        at = self._at
+        while self._fd is not None and at < self._end and len(pieces) < count:
+            piece = os.pread(self._fd, min(size, self._end - at), at)
+            if not piece:
+                raise damaged(self.info.name, self.info.version, f"{self._end - at} bytes are missing")
+            at += len(piece)
+            pieces.append(piece)
+        return pieces
 
     def read_all(self) -> bytes:
         """All bytes that are left."""
-        return b"".join(iter(lambda: self.read(self._left or 1), b""))
+        pieces = self.peek(self.left, self.left)
+        self.close()
+        return b"".join(pieces)
+
+    def skip(self, size: int) -> None:
+        """Goes on after so many bytes."""
+        self._at += size
+        if self._at >= self._end:
+            self.close()
 
     def close(self) -> None:
         """Closes the file; closing twice is fine."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            # What was only read from cannot lose anything.
+            with suppress(OSError):
+                os.close(fd)
 
     def __del__(self) -> None:
         self.close()
@@ -202,7 +224,9 @@ class FileTree:
         for _ in range(_ATTEMPTS):
             # A directory that was deleted between two steps is made again.
             with suppress(FileNotFoundError), self._made(path) as fds:
-                return _claim_number(workspace, fds)
+                for parent_fd, fd in pairwise(fds):
+                    _anchor(parent_fd, fd)
+                return _claim_number(workspace, fds[-1])
         raise _contended(path)
 
     @contextmanager
@@ -266,41 +290,49 @@ class FileTree:
 
 
 class PendingVersion:
-    """A version being written aside. Always `close()` it; until `publish()` nothing of it is visible."""
+    """A version being written aside: nothing of it is visible until `publish()`, and nothing is left of it after `close()`.
+
+    Attributes:
+        is_open: Whether something was written and it has to be closed.
+    """
 
     def __init__(self, tree: FileTree) -> None:
         self._tree = tree
         self._stack = ExitStack()
         self._size = 0
-
-    def open(self) -> None:
-        """Makes the place to write to."""
-        self._workspace = self._tree.open_workspace()
-        self._stack.callback(self._workspace.close)
-        self._file = self._create(_DATA)
+        self.is_open = False
 
     def write(self, blocks: Sequence[bytes | bytearray]) -> None:
         """Writes the next bytes."""
+        if not self.is_open:
+            self.is_open = True
+            self._workspace = self._tree.open_workspace()
+            self._stack.callback(self._workspace.close)
+            self._file = self._create(_DATA)
+        first = self._size
         for block in blocks:
             self._file.write(block)
             self._size += len(block)
+        # What is written and not needed any more is sent to the disk at once, and is kept in memory until it is there.
+        _advise(self._file.fileno(), first, self._size - first, _WRITTEN)
 
     def publish(self, blocks: Sequence[bytes | bytearray], draft: Draft, path: Segments) -> int:
         """Writes the last bytes, puts the version on disk and shows it; returns its number."""
-        self.write(blocks)
-        # The number is not known before the rename, which comes last; it is the directory's name.
-        info = draft.version(0, self._size).model_dump(exclude={"version"})
-        meta = self._create(_META)
-        meta.write(jsonvalue.encode(info).encode())
-        # Both files are written before the disk is waited for: the first wait does most of the work for the others.
-        meta.flush()
-        _sync(self._file)
-        _sync(meta)
-        os.fsync(self._workspace.fd)
-        return self._tree.publish(self._workspace, path)
+        with closing(self):
+            self.write(blocks)
+            # The number is not known before the rename, which comes last; it is the directory's name.
+            info = draft.version(0, self._size).model_dump(exclude={"version"})
+            meta = self._create(_META)
+            meta.write(jsonvalue.encode(info).encode())
+            # The bytes come last: they are on their way to the disk meanwhile.
+            _sync(meta)
+            os.fsync(self._workspace.fd)
+            _sync(self._file)
+            return self._tree.publish(self._workspace, path)
 
     def close(self) -> None:
         """Removes whatever was not published; what cannot be removed is left for others to clean up."""
+        self.is_open = False
         with suppress(OSError):
             self._stack.close()
 
@@ -329,15 +361,24 @@ def _parse(meta: bytes, number: int, place: str) -> ArtifactVersion:
         raise damaged(place, number, "its meta.json cannot be read") from error
 
 
-def _claim_number(workspace: Workspace, fds: list[int]) -> int:
-    name_fd = fds[-1]
+def _anchor(parent_fd: int, fd: int) -> None:
+    """Makes sure that a directory is found in its parent after a power failure.
+
+    Who made it may not have come to that yet, so whoever relies on it does it. The sticky bit, which means nothing in a private
+    directory, tells the next ones that it is done: waiting for the disk is what costs most.
+    """
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if not mode & stat.S_ISVTX:
+        os.fsync(parent_fd)
+        # Where modes cannot be changed, it is done each time.
+        with suppress(OSError):
+            os.fchmod(fd, mode | stat.S_ISVTX)
+
+
+def _claim_number(workspace: Workspace, name_fd: int) -> int:
     while True:
         newest = _newest(name_fd)
         number = 0 if newest is None else newest + 1
-        if number == 0:
-            # The way to the first version is durable before it is; later ones rely on that.
-            for fd in fds:
-                os.fsync(fd)
         try:
             os.rename(workspace.name, str(number), src_dir_fd=workspace.parent_fd, dst_dir_fd=name_fd)
         except OSError as error:
@@ -367,14 +408,28 @@ def _is_there(segment: str, parent_fd: int) -> bool:
     return True
 
 
-def _make_root(root: str) -> None:
-    if not os.path.isdir(root):
-        os.makedirs(root, _DIRECTORY_MODE, exist_ok=True)
-        parent_fd = os.open(os.path.dirname(root), ROOT)
-        try:
-            os.fsync(parent_fd)
-        finally:
-            os.close(parent_fd)
+def _make_root(root: str, mode: int = _DIRECTORY_MODE) -> None:
+    """Makes the root where it is missing, with the directories above it, each of them on disk before the next."""
+    if os.path.isdir(root):
+        return
+    parent = os.path.dirname(root)
+    _make_root(parent, 0o777)
+    try:
+        os.mkdir(root, mode)
+    except FileExistsError:
+        if not os.path.isdir(root):
+            raise
+    parent_fd = os.open(parent, ROOT)
+    try:
+        os.fsync(parent_fd)
+    finally:
+        os.close(parent_fd)
+
+
+def _advise(fd: int, start: int, size: int, advice: int | None) -> None:
+    if advice is not None:
+        with suppress(OSError):
+            os.posix_fadvise(fd, start, size, advice)
 
 
 def _sync(file: BinaryIO) -> None:

@@ -18,11 +18,14 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 def encode_segment(text: str) -> str:
     """A segment of 1 to `MAX_SEGMENT` characters that is different for every text.
 
-    It has only small letters, digits and `-_.%~`, and does not start with a dot: it is neither hidden nor `.` or `..`.
+    It has only small letters, digits and `-_.%~`, and no dot at either end: it is neither hidden nor `.` or `..`, nor is it
+    another one on a file system that drops dots at the end.
     """
     encoded = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in text.encode())
     if encoded.startswith("."):
         encoded = f"%2e{encoded[1:]}"
+    if encoded.endswith("."):
+        encoded = f"{encoded[:-1]}%2e"
     if len(encoded) <= MAX_SEGMENT:
         return encoded
     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -101,8 +101,9 @@ class Artifact:
 
     Attributes:
         info: What is known of the version; `info.size` is that of all of it.
-        chunks: The bytes, piece by piece, in order; to be iterated once. No piece is empty. What it holds open is
-            released at the end, or when the iterator is dropped.
+        chunks: The bytes, piece by piece, in order; to be iterated once. No piece is empty. Who is cancelled while waiting
+            for a piece may go on, and misses nothing. What it holds open is released at the end, or when the iterator is
+            dropped.
         start: The first byte of the range, counted from 0.
         end: The byte that the range stops before.
     """

@@ -27,7 +27,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _NO_EMBEDDING = ((b"cross-origin-resource-policy", b"same-origin"),)
-_EXPOSED_HEADERS = ("X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy", "Location", "Link")
+_EXPOSED_HEADERS = ("X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy", "Location", "Link", "ETag", "Content-Range")
 
 
 def guard(app: FastAPI, config: ServerConfig, expose: tuple[str, ...] = ()) -> None:

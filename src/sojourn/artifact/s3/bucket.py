@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sojourn.artifact.s3.faults import Fault, unavailable
-from sojourn.artifact.s3.feed import Feed
+from sojourn.artifact.s3.feed import Block, Feed
 from sojourn.errors import SojournError, Unavailable
 from sojourn.outcome import outlast
 
@@ -70,7 +70,7 @@ class Bucket:
         self._errors = (BaseError, OSError, ValueError, NotImplementedError)
         self.where = where
 
-    async def upload(self, key: str, blocks: AsyncIterator[bytes | bytearray], attributes: dict[str, str]) -> int:
+    async def upload(self, key: str, blocks: AsyncIterator[Block], attributes: dict[str, str]) -> int:
         """Writes an object under a fresh key, with a few parts of it in memory at once; returns its size.
 
         An error of the blocks' iterator is raised as it is, and nothing is written then.
@@ -91,13 +91,13 @@ class Bucket:
                 size += len(block)
                 await feed.give(block)
             await feed.end()
+            await self.once(lambda: asyncio.shield(uploading))
         except BaseException:
             feed.fail(_Broken())
-            # The driver tells the store to forget the parts.
+            # The driver tells the store to forget the parts, or has them put together.
             with suppress(Exception):
                 await outlast(_ended(uploading))
             raise
-        await self.once(lambda: uploading)
         return size
 
     def _put(self, key: str, data: Any, attributes: dict[str, str]) -> Awaitable[Any]:
@@ -283,6 +283,10 @@ class Download(AsyncIterator[bytes]):
             except _Missing:
                 # The driver asked again by itself.
                 raise self._wanted.gone() from None
+            except asyncio.CancelledError:
+                # What was on its way is lost: who reads on asks for it again.
+                self._stream = None
+                raise
             except Unavailable as error:
                 self._stream = None
                 failures += 1
@@ -339,21 +343,24 @@ class _Broken(Exception):
     """What was to be uploaded does not come."""
 
 
-async def _take(blocks: AsyncIterator[bytes | bytearray], limit: int) -> tuple[list[bytes | bytearray], bool]:
-    """The blocks up to a size, a larger first one included; and whether that is all."""
-    taken: list[bytes | bytearray] = []
+async def _take(blocks: AsyncIterator[Block], limit: int) -> tuple[list[Block], bool]:
+    """The blocks up to the one that exceeds a size; and whether that is all, and none does."""
+    taken: list[Block] = []
     size = 0
     async for block in blocks:
         taken.append(block)
         size += len(block)
-        if size > limit and len(taken) > 1:
+        if size > limit:
             return taken, False
     return taken, True
 
 
-async def _chain(head: list[bytes | bytearray], rest: AsyncIterator[bytes | bytearray]) -> AsyncIterator[bytes | bytearray]:
+async def _chain(head: list[Block], rest: AsyncIterator[Block]) -> AsyncIterator[Block]:
+    """The blocks, larger ones in slices, so that each of them is on its way before the next."""
     while head:
-        yield head.pop(0)
+        block = head.pop(0)
+        for start in range(0, len(block), PART_BYTES):
+            yield memoryview(block)[start : start + PART_BYTES]
     async for block in rest:
         yield block
 

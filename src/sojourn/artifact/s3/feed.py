@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+Block = bytes | bytearray | memoryview
+"""Bytes that nobody changes any more."""
 
-class Feed(AsyncIterator[bytes | bytearray]):
+
+class Feed(AsyncIterator[Block]):
     """What is given here, for an upload to iterate over; a few blocks wait in between, no more.
 
     The blocks come from the task that gives them, not from within the upload: a stream of the caller's runs in the caller's
@@ -14,10 +17,10 @@ class Feed(AsyncIterator[bytes | bytearray]):
     """
 
     def __init__(self) -> None:
-        self._blocks: asyncio.Queue[bytes | bytearray | BaseException] = asyncio.Queue(maxsize=1)
+        self._blocks: asyncio.Queue[Block | BaseException] = asyncio.Queue(maxsize=1)
         self._abandoned = False
 
-    async def give(self, block: bytes | bytearray) -> None:
+    async def give(self, block: Block) -> None:
         """Waits until there is room; drops the block if nobody reads any more."""
         if not self._abandoned:
             await self._blocks.put(block)
@@ -41,7 +44,7 @@ class Feed(AsyncIterator[bytes | bytearray]):
         while not self._blocks.empty():
             self._blocks.get_nowait()
 
-    async def __anext__(self) -> bytes | bytearray:
+    async def __anext__(self) -> Block:
         block = await self._blocks.get()
         if isinstance(block, BaseException):
             raise block

@@ -111,7 +111,8 @@ class S3ArtifactService:
         place, data_id = self._at(name_place(scope, name)), platform.new_id()
         filename = quote(name.rpartition("/")[2], safe="")
         attributes = {
-            "Content-Type": draft.mime_type,
+            # Stores compute the signature of a request with one space for several.
+            "Content-Type": " ".join(draft.mime_type.split()),
             "Content-Disposition": f"attachment; filename*=UTF-8''{filename}",
         }
         async with aclosing(draft.blocks()) as blocks:

@@ -6,8 +6,7 @@ Names may hold `/`, so that the routes that end in something else than the name 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
@@ -15,16 +14,14 @@ from starlette.responses import Response
 
 from sojourn.agents.context import not_configured
 from sojourn.artifact.service import ArtifactService
-from sojourn.artifact.types import Artifact, ArtifactScope, ArtifactVersion
+from sojourn.artifact.types import ArtifactScope, ArtifactVersion
 from sojourn.content import Part, Value
 from sojourn.jsonvalue import JsonValue
 from sojourn.page import MAX_PAGE, each_item
 from sojourn.server.access import Caller, CallerDep
 from sojourn.server.adk.bodies import NewArtifact
-from sojourn.server.adk.responses import json_response
+from sojourn.server.adk.media import RESPONSES, WantedDep
 from sojourn.server.adk.sessions import session_of
-from sojourn.server.config import ServerConfig
-from sojourn.server.download import Download
 from sojourn.server.jsonbody import JsonRoute
 
 router = APIRouter(
@@ -35,16 +32,6 @@ _MAX_VERSION = 10**18 - 1
 
 Name = Annotated[str, Path(description="A relative path; `user:` in front for one shared by the user's sessions.")]
 VersionId = Annotated[Literal["latest"] | int, Path(description="0, 1, 2 …, or `latest`.")]
-Alt = Annotated[
-    Literal["json", "media"], Query(description="`media` for the bytes themselves, as a download; else google-adk's `Part`.")
-]
-
-DOWNLOAD: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The artifact.",
-        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
 
 
 class AdkArtifactVersion(Value):
@@ -97,6 +84,7 @@ async def save_artifact(
     return _version(opened.info)
 
 
+@router.head("/{name:path}/versions/{version}/metadata", include_in_schema=False)
 @router.get("/{name:path}/versions/{version}/metadata", summary="Get a version's metadata")
 async def get_version_metadata(
     app_name: str, user_id: str, session_id: str, name: Name, version: VersionId, caller: CallerDep
@@ -107,6 +95,7 @@ async def get_version_metadata(
     return _version(opened.info)
 
 
+@router.head("/{name:path}/versions/metadata", include_in_schema=False)
 @router.get("/{name:path}/versions/metadata", summary="List versions with their metadata")
 async def list_versions_metadata(
     app_name: str, user_id: str, session_id: str, name: Name, caller: CallerDep
@@ -116,15 +105,17 @@ async def list_versions_metadata(
     return [_version(version) async for version in _versions(service, scope, name)]
 
 
-@router.get("/{name:path}/versions/{version}", summary="Load a version", response_model=Part, responses=DOWNLOAD)
+@router.head("/{name:path}/versions/{version}", include_in_schema=False)
+@router.get("/{name:path}/versions/{version}", summary="Load a version", response_model=Part, responses=RESPONSES)
 async def load_version(
-    app_name: str, user_id: str, session_id: str, name: Name, version: VersionId, caller: CallerDep, alt: Alt = "json"
+    app_name: str, user_id: str, session_id: str, name: Name, version: VersionId, caller: CallerDep, wanted: WantedDep
 ) -> Response:
     """A version."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    return await _load(service, scope, name, None if version == "latest" else version, alt, caller.serving.config)
+    return await wanted.load(service, scope, name, None if version == "latest" else version, caller.serving.config)
 
 
+@router.head("/{name:path}/versions", include_in_schema=False)
 @router.get("/{name:path}/versions", summary="List versions")
 async def list_versions(app_name: str, user_id: str, session_id: str, name: Name, caller: CallerDep) -> list[int]:
     """The numbers of an artifact's versions."""
@@ -132,19 +123,20 @@ async def list_versions(app_name: str, user_id: str, session_id: str, name: Name
     return [version.version async for version in _versions(service, scope, name)]
 
 
-@router.get("/{name:path}", summary="Load an artifact", response_model=Part, responses=DOWNLOAD)
+@router.head("/{name:path}", include_in_schema=False)
+@router.get("/{name:path}", summary="Load an artifact", response_model=Part, responses=RESPONSES)
 async def load_artifact(
     app_name: str,
     user_id: str,
     session_id: str,
     name: Name,
     caller: CallerDep,
+    wanted: WantedDep,
     version: Annotated[int | None, Query(ge=0, le=_MAX_VERSION, description="Which one; the newest if omitted.")] = None,
-    alt: Alt = "json",
 ) -> Response:
     """The newest version, or another one."""
     service, scope = await _artifacts(caller, app_name, user_id, session_id)
-    return await _load(service, scope, name, version, alt, caller.serving.config)
+    return await wanted.load(service, scope, name, version, caller.serving.config)
 
 
 @router.delete("/{name:path}", summary="Delete an artifact")
@@ -166,22 +158,3 @@ def _version(version: ArtifactVersion) -> AdkArtifactVersion:
         create_time=version.created_at,
         mime_type=version.mime_type,
     )
-
-
-async def _load(
-    service: ArtifactService, scope: ArtifactScope, name: str, version: int | None, alt: str, config: ServerConfig
-) -> Response:
-    if alt == "media":
-        return _download(await service.open_artifact(scope, name, version), config)
-    return json_response((await service.load_artifact(scope, name, version)).to_json())
-
-
-def _download(artifact: Artifact, config: ServerConfig) -> Response:
-    """The bytes of an artifact, which no browser shows as a page of this server's."""
-    info = artifact.info
-    headers = {
-        "content-length": str(info.size),
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(info.name.rpartition('/')[2], safe='')}",
-        "content-security-policy": "sandbox",
-    }
-    return Download(artifact.chunks, config, headers=headers, media_type=info.mime_type)
