@@ -15,6 +15,9 @@ ADK := $(ADK_VENV)/.installed
 
 .PHONY: test test-llm test-adk check demo bench docs clean
 
+# Tests start hundreds of processes, each of which would compile the package anew where the environment forbids to keep bytecode.
+test test-llm test-adk: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(DEV)  ## Runs all tests but those of test-llm and test-adk.
 	$(RUN) -m pytest -n auto
 

@@ -11,7 +11,7 @@ import pytest
 from sojourn import platform
 from sojourn.agents.function import agent
 from sojourn.content import Content
-from sojourn.event import Event, Partial
+from sojourn.event import Event
 from sojourn.run.config import RunConfig
 from sojourn.run.status import RunStatus
 from sojourn.run.store import MAX_DEATHS
@@ -37,7 +37,7 @@ from tests.runner.support import (
 )
 
 
-def stubborn(*, die_after=None):
+def stubborn():
     """An agent of three messages, two steps and some state; the log of its effects outlives the process."""
     effects = []
 
@@ -129,117 +129,6 @@ async def test_queued_runs_are_started_in_their_order_by_the_next_process():
             assert_at_rest(second.runner)
 
 
-@for_seeds(10)
-async def test_an_equal_event_is_not_stored_and_not_forwarded_again():
-    store = InMemorySessionService()
-
-    @agent
-    async def helper(ctx):
-        yield Content("model").with_text("one")
-        yield "two"
-        yield Content("model").with_text("three")
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-        yield "four"
-
-    async with process(helper, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await idle()
-        position = (await log_of(store))[-1].pos
-        first.die()
-        async with process(helper, store) as second:
-            found = await second.runner.follow(run.id)
-            follower = asyncio.ensure_future(read_frames(found, after=position))
-            await second.runner.__aenter__()
-            reading = await follower
-            assert [e.text for e in reading.events] == ["four"]
-            assert reading.positions == [position + 1, position + 2]
-    assert await said_in(store) == [
-        ("user", "go"),
-        ("helper", "one"),
-        ("helper", "two"),
-        ("helper", "three"),
-        ("helper", "four"),
-    ]
-
-
-@for_seeds(20)
-async def test_the_pieces_of_an_equal_message_are_not_forwarded_again():
-    store = InMemorySessionService()
-
-    @agent
-    async def helper(ctx):
-        yield "one "
-        await asyncio.sleep(0.001)
-        yield "two "
-        await asyncio.sleep(0.001)
-        yield f"and {await ctx.ask('n', 'a number?')}"
-
-    runner = make_runner(helper, store)
-    stream = runner.run(USER, SESSION, "go")
-    assert (await read_events(stream)).screen == "one two "
-    run = stream.run
-    answered = await runner.answer(run.id, (await run.interrupts())[0].id, 3)
-    assert (await read_events(answered.events(answered.start_pos))).screen == "and 3"
-
-
-@for_seeds(10)
-async def test_a_different_event_supersedes_visibly():
-    store = InMemorySessionService()
-
-    @agent
-    async def helper(ctx):
-        yield Content("model").with_text("same")
-        ctx.state["by"] = ctx.attempt
-        yield Content("model").with_text(f"attempt {ctx.attempt}")
-        yield Content("model").with_text("later")
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-
-    async with process(helper, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        async with process(helper, store, enter=True) as second:
-            run = await second.runner.follow(run.id)
-            assert await run.result() == "later"
-            frames = (await read_frames(run)).frames
-            events = await read_events(run.events())
-    log = await log_of(store, superseded=True)
-    assert [(e.text, e.attempt, e.superseded) for e in log[1:]] == [
-        ("same", 1, False), ("attempt 1", 1, True), ("later", 1, True), ("attempt 2", 2, False), ("later", 2, False),
-    ]  # fmt: skip
-    assert [f.event.supersedes for f in frames if f.event] == [None, None, None, 3, None]
-    assert [f.pos for f in frames] == [1, 2, 3, 4, 5, 6, 7]
-    assert [e.text for e in events.events] == ["same", "attempt 2", "later"]
-    assert [e.text for e in await log_of(store)] == ["go", "same", "attempt 2", "later"]
-    assert await state_of(store) == {"by": 2}
-
-
-@for_seeds(10)
-async def test_history_of_a_later_attempt_is_what_the_first_one_saw_at_the_same_point():
-    store = InMemorySessionService()
-    seen = []
-
-    @agent
-    async def helper(ctx):
-        seen.append([e.text for e in await ctx.history()])
-        yield Content("model").with_text("one")
-        seen.append([e.text for e in await ctx.history()])
-        yield Content("model").with_text("two")
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-
-    async with process(helper, store) as first:
-        await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        async with process(helper, store, enter=True) as second:
-            await idle()
-            assert_at_rest(second.runner)
-    assert seen == [["go"], ["go", "one"], ["go"], ["go", "one"]]
-
-
 @for_seeds(5)
 async def test_three_deaths_end_a_run_and_answers_reset_the_count():
     store = InMemorySessionService()
@@ -270,51 +159,6 @@ async def test_three_deaths_end_a_run_and_answers_reset_the_count():
             assert reading.kinds[-1] == "run.failed"
             assert_at_rest(last.runner)
             assert await (await last.runner.start(USER, "other", "go")).wait()
-
-
-@for_seeds(5)
-async def test_what_a_run_said_before_it_was_given_up_stays_in_the_history():
-    store = InMemorySessionService()
-
-    @agent
-    async def helper(ctx):
-        ctx.state["kept"] = True
-        yield Content("model").with_text("said and seen")
-        await asyncio.Event().wait()
-
-    async with process(helper, store) as first:
-        reading = asyncio.ensure_future(read_events(first.runner.run(USER, SESSION, "go")))
-        await idle()
-        first.die()
-        async with process(helper, store, enter=True) as second:
-            await idle()
-            record = (await second.runner.list_runs()).items[0]
-            assert (record.status, record.error.code) == (RunStatus.FAILED, "run.lost")
-    await dropped(reading)
-    assert await said_in(store) == [("user", "go"), ("helper", "said and seen")]
-    assert await state_of(store) == {"kept": True}
-
-
-@for_seeds(5)
-async def test_what_an_earlier_attempt_said_stays_if_a_later_one_is_cancelled_before_it_gets_there():
-    store = InMemorySessionService()
-
-    @agent
-    async def helper(ctx):
-        if ctx.attempt == 2:
-            await asyncio.Event().wait()
-        yield Content("model").with_text("said and seen")
-        await asyncio.Event().wait()
-
-    async with process(helper, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        async with process(helper, store, enter=True) as second:
-            await idle()
-            await second.runner.cancel(run.id)
-            assert await outcome_of(await second.runner.follow(run.id)) == "run.cancelled"
-    assert await said_in(store) == [("user", "go"), ("helper", "said and seen")]
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -547,33 +391,6 @@ async def test_a_process_takes_up_each_run_once():
     assert ran == [(APP, 1), (APP, 2)]
 
 
-@for_seeds(5)
-async def test_a_step_key_is_the_same_in_every_attempt():
-    store = InMemorySessionService()
-    keys = []
-
-    @agent
-    async def inner(ctx):
-        keys.append(ctx.step_id("pay"))
-
-    @agent
-    async def helper(ctx):
-        await ctx.run_agent(inner)
-        await ctx.run_agent(inner)
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-
-    async with process(helper, store) as first:
-        await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        async with process(helper, store, enter=True):
-            await idle()
-    assert len(keys) == 4
-    assert keys[:2] == keys[2:]
-    assert keys[0] != keys[1]
-
-
 @pytest.mark.parametrize("busy", [False, True])
 def test_entering_while_a_run_is_being_recorded_leaves_it_to_whoever_records_it(busy):
     @for_seeds(5)
@@ -606,173 +423,6 @@ def test_entering_while_a_run_is_being_recorded_leaves_it_to_whoever_records_it(
         assert_at_rest(runner)
 
     case()
-
-
-# -- hand-overs and crashes ---------------------------------------------------------------------------------------------
-
-
-@for_seeds(5)
-async def test_a_later_attempt_starts_at_the_agent_that_had_the_run():
-    store = InMemorySessionService()
-    ran = []
-
-    @agent
-    async def billing(ctx):
-        ran.append(f"billing {ctx.attempt}")
-        yield Content("model").with_text("billing here")
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-        yield "done"
-
-    @agent(sub_agents=[billing])
-    async def root(ctx):
-        ran.append(f"root {ctx.attempt}")
-        ctx.state["handed"] = True
-        yield "over to billing"
-        ctx.transfer_to("billing")
-
-    async with process(root, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        async with process(root, store, enter=True) as second:
-            assert await (await second.runner.follow(run.id)).result() == "done"
-    assert ran == ["root 1", "billing 1", "billing 2"]
-    assert await said_in(store) == [
-        ("user", "go"),
-        ("root", "over to billing"),
-        ("billing", "billing here"),
-        ("billing", "done"),
-    ]
-    assert await state_of(store) == {"handed": True}
-
-
-@for_seeds(5)
-async def test_steps_after_a_hand_over_are_not_done_again_whatever_was_handed_over_inside():
-    store = InMemorySessionService()
-    effects = []
-
-    @agent
-    async def specialist(ctx):
-        return "looked"
-
-    @agent(sub_agents=[specialist])
-    async def researcher(ctx):
-        ctx.transfer_to("specialist")
-
-    @agent
-    async def billing(ctx):
-        await ctx.step("pay", lambda: effects.append("paid"))
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-        return "done"
-
-    @agent(sub_agents=[billing, researcher])
-    async def root(ctx):
-        await ctx.run_agent(researcher)
-        ctx.transfer_to("billing")
-
-    async with process(root, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        async with process(root, store, enter=True) as second:
-            assert await (await second.runner.follow(run.id)).result() == "done"
-    assert effects == ["paid"]
-
-
-@for_seeds(5)
-async def test_branches_before_a_hand_over_are_not_taken_for_those_after_it():
-    store = InMemorySessionService()
-
-    @agent
-    async def worker(ctx):
-        yield Content("model").with_text(f"working for {ctx.user_content.text} {ctx.state['who']}")
-
-    @agent
-    async def billing(ctx):
-        ctx.state["who"] = "billing"
-        yield Content("model").with_text("billing")
-        await ctx.run_agent(worker, branch="side")
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-        yield "done"
-
-    @agent(sub_agents=[billing])
-    async def root(ctx):
-        ctx.state["who"] = "root"
-        await ctx.run_agent(worker, branch="side")
-        ctx.transfer_to("billing")
-
-    async with process(root, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await idle()
-        before = [e.text for e in await log_of(store)]
-        first.die()
-        async with process(root, store, enter=True) as second:
-            assert await (await second.runner.follow(run.id)).result() == "done"
-    assert [e.text for e in await log_of(store)] == [*before, "done"]
-
-
-@for_seeds(10)
-async def test_branches_are_replayed_each_in_its_own_order():
-    store = InMemorySessionService()
-
-    def branch(name):
-        @agent(name=name)
-        async def speak(ctx):
-            for n in range(3):
-                await asyncio.sleep(platform.random())
-                yield Content("model").with_text(f"{name}{n}")
-            if ctx.attempt == 1 and name == "x":
-                await asyncio.Event().wait()
-
-        return speak
-
-    from sojourn.agents.workflow import ParallelAgent
-
-    helper = ParallelAgent(name="all", sub_agents=[branch("x"), branch("y")])
-    async with process(helper, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await asyncio.sleep(4)
-        first.die()
-        async with process(helper, store, enter=True) as second:
-            await (await second.runner.follow(run.id)).wait()
-    log = await log_of(store, superseded=True)
-    for name in "xy":
-        assert [e.text for e in log if e.branch == name] == [f"{name}{n}" for n in range(3)]
-    assert not any(e.superseded for e in log)
-
-
-@for_seeds(5)
-async def test_what_a_branch_has_said_counts_whatever_is_said_after_it():
-    store = InMemorySessionService()
-
-    @agent
-    async def inner(ctx):
-        ctx.state["by"] = min(ctx.attempt, 2)
-        yield Content("model").with_text(f"inside {min(ctx.attempt, 2)}")
-
-    @agent
-    async def helper(ctx):
-        await ctx.run_agent(inner, branch="x")
-        yield Content("model").with_text("outside" if ctx.attempt < 3 else "at last")
-        if ctx.attempt < 3:
-            await asyncio.Event().wait()
-
-    for attempt in (1, 2):
-        async with process(helper, store, enter=True) as dying:
-            if attempt == 1:
-                await dying.runner.start(USER, SESSION, "go", run_id="r1")
-            await idle()
-            dying.die()
-    async with process(helper, store, enter=True) as third:
-        assert await outcome_of(await third.runner.follow("r1")) == "at last"
-    assert [e.text for e in await log_of(store)] == ["go", "inside 2", "at last"]
-    assert await state_of(store) == {"by": 2}
-
-
-# -- event loops that are dropped ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -814,55 +464,3 @@ def test_an_event_loop_that_is_dropped_with_its_tasks_is_a_crash(seed):
             return result, run.record.attempt, await said_in(store)
 
     assert in_loop(after, seed + 1) == ("done", 2, [("user", "go"), ("helper", "said"), ("helper", "done")])
-
-
-@for_seeds(5)
-async def test_an_event_yields_the_same_identity_in_every_attempt():
-    store = InMemorySessionService()
-
-    @agent
-    async def helper(ctx):
-        yield Event(output={"n": 1})
-        yield "text"
-        yield Content("model").with_text("whole")
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-
-    async with process(helper, store) as first:
-        await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        before = await log_of(store)
-        async with process(helper, store, enter=True):
-            await idle()
-    assert await log_of(store, superseded=True) == before
-
-
-@for_seeds(5)
-async def test_partials_of_what_is_new_are_forwarded_in_a_later_attempt():
-    store = InMemorySessionService()
-    go_on = asyncio.Event()
-
-    @agent
-    async def helper(ctx):
-        yield "old"
-        yield Content("model").with_text("old too")
-        if ctx.attempt == 1:
-            await asyncio.Event().wait()
-        yield "new "
-        await go_on.wait()
-        yield "text"
-
-    async with process(helper, store) as first:
-        run = await first.runner.start(USER, SESSION, "go")
-        await idle()
-        first.die()
-        async with process(helper, store, enter=True) as second:
-            run = await second.runner.follow(run.id)
-            frames = run.frames(after=3)
-            piece = await anext(frames)
-            assert isinstance(piece, Partial)
-            assert piece.delta == "new "
-            go_on.set()
-            rest = [i async for i in frames]
-            assert "".join(i.delta for i in rest if isinstance(i, Partial)) == "text"

@@ -22,10 +22,16 @@ class Server(uvicorn.Server):
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.ready = asyncio.Event()
+        self.stopping = asyncio.Event()
 
     async def startup(self, sockets=None):
         await super().startup(sockets)
         self.ready.set()
+
+    async def main_loop(self):
+        await self.on_tick(0)
+        # uvicorn's own looks ten times a second.
+        await self.stopping.wait()
 
 
 @asynccontextmanager
@@ -54,7 +60,7 @@ async def running(app, *, http=DroppingHttpProtocol, send_buffer=None, **options
         yield server
     finally:
         ready.cancel()
-        server.should_exit = True
+        server.stopping.set()
         await serving
 
 

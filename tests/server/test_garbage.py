@@ -12,9 +12,11 @@ def as_python_has_it():
     before, enabled = gc.get_threshold(), gc.isenabled()
     gc.set_threshold(700, 10, 10)
     gc.enable()
+    gc.unfreeze()
     yield
     gc.set_threshold(*before)
     (gc.enable if enabled else gc.disable)()
+    gc.freeze()
 
 
 def test_it_looks_rarely_and_only_at_what_came_since_and_then_as_before():
