@@ -1,5 +1,6 @@
 """A runner as it is set up in production: sessions in PostgreSQL, artifacts in a bucket, memory in Qdrant.
 
+    pip install './sojourn[postgres,s3,qdrant]'
     export DATABASE_URL=postgresql://user:password@host/database
     export ARTIFACTS_URL=s3://bucket/prefix
     export QDRANT_URL=http://localhost:6333          # or a directory, which needs no server

@@ -58,12 +58,12 @@ def put_in_place(partial: str, target: str, *, overwrite: bool) -> None:
         FileExistsError: There is a file of that name, and it is not to be replaced.
         OSError: It cannot be written.
     """
-    _sync(partial)
+    sync(partial)
     if overwrite:
         os.replace(partial, target)
     else:
         os.link(partial, target)
-    _sync(os.path.dirname(os.path.abspath(target)))
+    sync(os.path.dirname(os.path.abspath(target)))
 
 
 def remove_partial(target: str) -> None:
@@ -79,7 +79,8 @@ def remove_partial(target: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sync(path: str) -> None:
+def sync(path: str | os.PathLike[str]) -> None:
+    """Waits until the disk has what is in a file, or the names in a directory."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

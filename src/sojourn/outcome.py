@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -20,13 +21,39 @@ class Outcome(asyncio.Future[Any]):
         return False
 
 
-class _Work(asyncio.Task[T]):
-    """A task that only the end of its event loop cancels, and not who waits for it."""
+class _Waiting(Generic[T]):
+    """A task as the future of one that waits for it, which refuses to be cancelled with the other.
+
+    The task itself does not: what it calls may have a timeout, which cancels it. A future of its own would have to be woken
+    by the task first.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_task")
+
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self._task = task
+        # With this and what follows, it is a future to asyncio (`asyncio.isfuture`).
+        self._asyncio_future_blocking = False
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._task.get_loop()
+
+    def add_done_callback(self, call: Callable[[asyncio.Task[T]], Any], *, context: Context | None = None) -> None:
+        self._task.add_done_callback(call, context=context)
 
     def cancel(self, msg: Any | None = None) -> bool:
-        return not self.get_loop().is_running() and super().cancel(msg)
+        return False
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._task.done():
+            self._asyncio_future_blocking = True
+            yield self
+        return self._task.result()
 
 
 async def outlast(work: Coroutine[Any, Any, T]) -> T:
-    """Does some work to its end, whatever happens to the caller: a cancelled one gets its `CancelledError` afterwards."""
-    return await _Work(work, loop=asyncio.get_running_loop())
+    """Does some work to its end, whatever happens to the caller: a cancelled one gets its `CancelledError` afterwards.
+
+    The work is a task of its own, which timeouts in it may cancel, and the end of the event loop.
+    """
+    return await _Waiting(asyncio.get_running_loop().create_task(work))

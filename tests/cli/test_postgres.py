@@ -11,7 +11,7 @@ from tests.cli.test_serve import SAY, Serving
 SECRET = "Tr0ub4dor"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def database(postgres):
     """The URL of a database of its own, with a password, which the server does not ask for."""
     postgres.psql("CREATE DATABASE cli")
@@ -65,6 +65,9 @@ def test_runs_of_a_server(home, database):
         ("postgresql://sojourn:{secret}@127.0.0.1:1/x", "store.unavailable"),
         ("postgresql://sojourn:{secret}@127.0.0.1:{secret}/x", "store.invalid_url"),
         ("postgresql://sojourn:{secret}@127.0.0.1:{port}/x?sslmode={secret}", "store.invalid_url"),
+        ("postgresql://sojourn:1@{secret}@127.0.0.1:{port}/x", "store.invalid_url"),
+        ("postgresql://sojourn:1/{secret}@127.0.0.1:{port}/x", "store.invalid_url"),
+        ("postgresql://sojourn:1#{secret}@127.0.0.1:{port}/x", "store.invalid_url"),
     ],
 )
 def test_errors_tell_no_password(home, postgres, url, code):
@@ -72,6 +75,22 @@ def test_errors_tell_no_password(home, postgres, url, code):
     assert result.exit_code in {1, 2}
     assert f"[{code}]" in result.stderr
     assert SECRET not in result.output + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("channel_binding=require", "channel_binding"),
+        ("statement_timeout=soon", "statement_timeout"),
+        ("sslmode=sometimes", "verify-full"),
+        ("sslmode=verify-full", "sslrootcert"),
+    ],
+)
+def test_an_option_of_a_url_that_cannot_be_had_is_named(home, monkeypatch, postgres, options, said):
+    monkeypatch.setenv("HOME", str(home))
+    result = invoke("sessions", "ls", "--db", f"{postgres.url('postgres', tcp=True)}?{options}", cwd=home)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert result.stderr.rstrip().endswith("[store.invalid_url]")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +106,13 @@ def test_errors_tell_no_password(home, postgres, url, code):
 )
 def test_what_is_shown_of_a_database(db, seen):
     assert shown(db) == seen
+
+
+@pytest.mark.parametrize("command", [("backup", "copy.db"), ("restore", "copy.db", "--yes")])
+def test_a_server_has_tools_of_its_own_for_backups(home, database, command):
+    sojourn("run", "agents.py:echo", "Hi", "--db", database, cwd=home)
+    result = invoke("data", *command, "--db", database, cwd=home)
+    assert result.stderr.rstrip().endswith("[data.backup_unsupported]")
 
 
 def test_a_database_without_sessions_is_not_made_into_one(home, postgres):

@@ -6,7 +6,7 @@ import pytest
 
 from sojourn.agents.function import agent
 from sojourn.artifact.inmemory import InMemoryArtifactService
-from sojourn.data import DataCare, Pruned, Retention
+from sojourn.data import DataCare, Pruned, Retention, services
 from sojourn.errors import Gone, InvalidInput, NotFound, Unavailable, Unsupported
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.run.status import RunStatus
@@ -85,6 +85,21 @@ async def test_artifacts_that_cannot_be_removed_hold_up_no_others(store):
         await DataCare(store, artifacts=artifacts).prune(APP, Retention(ttl=1e9))
     assert [dropped.key.session_id for dropped in await store.dropped_sessions(APP)] == ["s2"]
     assert len([owner for owner in artifacts._users["shop", "alice"] if owner is not None]) == 1
+
+
+async def test_very_many_artifacts_that_cannot_be_removed_hold_up_no_others(store, monkeypatch):
+    class Stubborn(InMemoryArtifactService):
+        async def delete_session_artifacts(self, scope):
+            if scope.session_id != "s9":
+                raise Unavailable("a directory is in the way", code="artifact.unavailable", retryable=False)
+
+    monkeypatch.setattr(services, "_SETTLED_AT_ONCE", 3)
+    for n in range(10):
+        await finished(store, f"r{n}", session_key(f"s{n}"))
+        await store.drop_session(session_key(f"s{n}"))
+    with raises(Unavailable, "artifact.unavailable"):
+        await DataCare(store, artifacts=Stubborn()).prune(APP, Retention(ttl=1e9))
+    assert [dropped.key.session_id for dropped in await store.dropped_sessions(APP)] == [f"s{n}" for n in range(9)]
 
 
 async def test_waiting_runs_keep_their_session(store):

@@ -9,6 +9,7 @@ import pytest
 
 from sojourn.errors import SojournError, Unavailable
 from sojourn.event import Event, Partial
+from sojourn.runner.attempt.log import APPEND_RETRIES
 from sojourn.runner.runner import Runner
 from sojourn.session.types import SessionKey
 from sojourn.store.inmemory import InMemorySessionService
@@ -18,6 +19,8 @@ APP = "app"
 USER = "alice"
 SESSION = "s1"
 KEY = SessionKey(APP, USER, SESSION)
+TRIES = 1 + len(APPEND_RETRIES)
+"""How often an append is tried before it is given up."""
 SEEDS = 20
 
 

@@ -22,6 +22,7 @@ from sojourn.testing.suite import raises
 from tests.runner.support import (
     KEY,
     SESSION,
+    TRIES,
     USER,
     assert_at_rest,
     assert_whole,
@@ -390,7 +391,7 @@ def test_what_was_refused_may_be_asked_again_under_its_key(why, again):
         async def helper(ctx):
             if ctx.attempt == 1:
                 if fault is not None:
-                    store.plan.append(fault("append", *range(store.calls["append"] + 1, store.calls["append"] + 5)))
+                    store.plan.append(fault("append", *range(store.calls["append"] + 1, store.calls["append"] + TRIES + 1)))
                 try:
                     await ctx.ask_all([Question("a", large), NAME])
                 except SojournError as error:

@@ -14,6 +14,7 @@ from sojourn.testing.loop import for_seeds
 from tests.runner.messages_support import calls_in_history, look_up, only, reply
 from tests.runner.support import (
     SESSION,
+    TRIES,
     USER,
     assert_whole,
     idle,
@@ -62,7 +63,7 @@ async def test_an_event_that_could_not_be_stored_in_time_goes_with_the_end_and_i
         yield Whole(reply("let me see", look_up()))
         raise AssertionError("not reached")
 
-    store = FaultyStore(InMemorySessionService(), [fail_before("append", 1, 2, 3, 4)])
+    store = FaultyStore(InMemorySessionService(), [fail_before("append", *range(1, TRIES + 1))])
     run = await make_runner(helper, store).start(USER, SESSION, "go")
     reading = await read_frames(run)
     assert await outcome_of(run) == "store.unavailable"

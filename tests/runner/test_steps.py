@@ -17,7 +17,7 @@ from sojourn.run.status import RunStatus
 from sojourn.store.inmemory import InMemorySessionService
 from sojourn.testing.faults import FaultyStore, fail_after, fail_before
 from sojourn.testing.loop import for_seeds
-from tests.runner.support import SESSION, USER, idle, log_of, make_runner, outcome_of, process
+from tests.runner.support import SESSION, TRIES, USER, idle, log_of, make_runner, outcome_of, process
 
 
 @for_seeds(5)
@@ -413,9 +413,9 @@ async def test_no_step_of_branches_that_speak_at_once_is_lost():
 
 
 @pytest.mark.parametrize("fault", [fail_before, fail_after])
-@pytest.mark.parametrize("times", [1, 3, 4])
+@pytest.mark.parametrize("times", [1, TRIES - 1, TRIES])
 def test_a_store_that_fails_keeps_the_steps_for_the_next_append(fault, times):
-    """Three times are borne by repeating; at the fourth the agent is told, and the end takes its steps."""
+    """Some times are borne by repeating; once it is given up the agent is told, and the end takes its steps."""
 
     @for_seeds(5)
     async def case():
@@ -428,7 +428,7 @@ def test_a_store_that_fails_keeps_the_steps_for_the_next_append(fault, times):
 
         store = FaultyStore(InMemorySessionService(), [fault("append", *range(1, times + 1))])
         run = await make_runner(helper, store).start(USER, SESSION, "go")
-        assert await outcome_of(run) == ("a thought" if times < 4 else "store.unavailable")
+        assert await outcome_of(run) == ("a thought" if times < TRIES else "store.unavailable")
         assert await journal_of(store, run) == [("think", "done", "a thought")]
         assert effects == [True]
 
@@ -634,7 +634,7 @@ async def test_the_journal_of_a_turn_whose_event_is_stored_is_complete_in_the_ne
 @for_seeds(3)
 async def test_a_step_whose_replies_were_all_lost_is_not_done_again():
     done = []
-    faulty = FaultyStore(InMemorySessionService(), [fail_after("append", 1, 2, 3, 4)])
+    faulty = FaultyStore(InMemorySessionService(), [fail_after("append", *range(1, TRIES + 1))])
 
     @agent
     async def payer(ctx):

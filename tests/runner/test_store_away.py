@@ -18,6 +18,7 @@ from tests.runner.support import (
     APP,
     KEY,
     SESSION,
+    TRIES,
     USER,
     assert_at_rest,
     assert_whole,
@@ -136,12 +137,39 @@ async def test_a_store_that_is_away_for_a_moment_is_not_noticed():
 
 
 @for_seeds(10)
+async def test_a_store_that_is_restarted_fails_no_run():
+    store = FaultyStore(InMemorySessionService())
+    runner = make_runner(worker, store)
+    runs = [await runner.start(USER, f"s{n}", "go") for n in range(3)]
+    store.plan.append(away_for(4.0))
+    assert [await run.result() for run in runs] == ["two"] * 3
+
+
+@for_seeds(5)
+async def test_an_append_is_not_repeated_where_that_cannot_help():
+    store = FaultyStore(InMemorySessionService())
+
+    class Removed(Fault):
+        async def strike(self, method):
+            self.reached.set()
+            raise Unavailable("the tables were removed; restore them", code="store.gone", retryable=False)
+
+    store.plan.append(Removed("fail", "append", frozenset(), after=False))
+    runner = make_runner(worker, store)
+    assert await outcome_of(await runner.start(USER, SESSION, "go")) == "store.gone"
+    assert store.calls["append"] == 2, "that of the step, and that of the end"
+    store.plan.clear()
+    await asyncio.sleep(60)
+    assert_at_rest(runner)
+
+
+@for_seeds(10)
 async def test_the_session_is_not_given_on_before_the_run_is_closed_in_the_store():
     store = FaultyStore(InMemorySessionService())
     runner = make_runner(worker, store)
     first = await runner.start(USER, SESSION, "go")
     second = await runner.start(USER, SESSION, "next")
-    store.plan.append(away_for(3.0))
+    store.plan.append(away_for(6.0))
     assert await outcome_of(first) == "store.unavailable"
     assert await second.result() == "two"
     records = {r.id: r for r in (await runner.list_runs()).items}
@@ -569,7 +597,7 @@ async def test_a_stream_that_ends_with_an_error_of_the_store_leaves_its_attached
 @for_seeds(5)
 async def test_what_was_on_the_screen_is_stored_if_the_store_is_back_for_the_end():
     """The message was sealed by what came after it; that append failed, and the next one must not forget it."""
-    store = FaultyStore(InMemorySessionService(), [fail_before("append", 1, 2, 3, 4)])
+    store = FaultyStore(InMemorySessionService(), [fail_before("append", *range(1, TRIES + 1))])
 
     @agent
     async def helper(ctx):
@@ -584,7 +612,7 @@ async def test_what_was_on_the_screen_is_stored_if_the_store_is_back_for_the_end
 
 @for_seeds(5)
 async def test_a_step_tells_the_agent_that_it_could_not_be_recorded():
-    store = FaultyStore(InMemorySessionService(), [fail_before("append", 1, 2, 3, 4)])
+    store = FaultyStore(InMemorySessionService(), [fail_before("append", *range(1, TRIES + 1))])
     told = []
 
     @agent

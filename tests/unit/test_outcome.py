@@ -2,6 +2,7 @@
 
 import asyncio
 
+import anyio
 import pytest
 
 from sojourn.outcome import outlast
@@ -59,3 +60,35 @@ def test_the_end_of_the_event_loop_ends_the_work():
 
     assert asyncio.run(main()).cancelled()
     assert ended == [True]
+
+
+@for_seeds(5)
+async def test_a_timeout_within_the_work_ends_what_takes_too_long():
+    async def work():
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            return "too late"
+
+    began = asyncio.get_running_loop().time()
+    assert await outlast(outlast(work())) == "too late"
+    assert asyncio.get_running_loop().time() - began == pytest.approx(10)
+
+
+@for_seeds(5)
+async def test_a_timeout_within_the_work_is_no_matter_of_a_caller_that_is_cancelled():
+    begun, done = asyncio.Event(), []
+
+    async def work():
+        with anyio.move_on_after(10):
+            begun.set()
+            await asyncio.Event().wait()
+        done.append(True)
+
+    caller = asyncio.ensure_future(outlast(work()))
+    await begun.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert done == [True]

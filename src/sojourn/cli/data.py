@@ -27,6 +27,7 @@ from sojourn.cli.options import (
     VerboseOption,
     YesOption,
     database_path,
+    is_postgres,
     open_stored,
     resolve_app,
     span_of,
@@ -35,6 +36,7 @@ from sojourn.cli.options import (
 from sojourn.cli.screen import Screen, counted
 from sojourn.cli.transcript import clock_text
 from sojourn.data import DataCare, Retention, SessionStorage, StorageReport, restore_backup
+from sojourn.data.backup import unsupported
 from sojourn.data.services import retaining
 from sojourn.memory.database import DatabaseMemoryService
 from sojourn.memory.service import MemoryService
@@ -225,6 +227,8 @@ def restore(
     check_somebody_confirms(yes)
 
     async def work(screen: Screen, ctrl_c: CtrlC) -> int:
+        if is_postgres(db):
+            raise unsupported("PostgreSQL")
         path = database_path(db)
         question = f"Replace all that is in {path} by what is in {file}?"
         agreed = yes or not path.exists()

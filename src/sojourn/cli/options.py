@@ -153,10 +153,14 @@ def open_store(db: str, role: Role, *, create: bool = True) -> Store:
         InvalidInput: `store.invalid_url`.
         Unsupported: `store.unsupported_url`.
     """
-    url = url_of(db)
-    if url.partition("://")[0].lower() in POSTGRES:
-        return DatabaseSessionService(url, role=role, create=create)
-    return DatabaseSessionService(url, role=role)
+    if is_postgres(db):
+        return DatabaseSessionService(db, role=role, create=create)
+    return DatabaseSessionService(url_of(db), role=role)
+
+
+def is_postgres(db: str) -> bool:
+    """Whether a path or a URL names a database on a PostgreSQL server."""
+    return url_of(db).partition("://")[0].lower() in POSTGRES
 
 
 def url_of(place: str) -> str:

@@ -36,13 +36,18 @@ class Backup:
 async def back_up(store: Store, target: str | os.PathLike[str], *, overwrite: bool) -> Backup:
     """See `DataCare.backup`."""
     if not isinstance(store, SqliteSessionService):
-        raise Unsupported(
-            f"backups are for SQLite; {type(store).__name__} is backed up with the tools of its database",
-            code="data.backup_unsupported",
-        )
+        raise unsupported(type(store).__name__)
     path = os.fspath(target)
     size = await _interruptible(lambda watch: backup.back_up(store.path, path, overwrite=overwrite, watch=watch))
     return Backup(path, size)
+
+
+def unsupported(what: str) -> Unsupported:
+    """The error for what is not in a SQLite file."""
+    return Unsupported(
+        f"backups are for SQLite; {what} is backed up and restored with the tools of its database",
+        code="data.backup_unsupported",
+    )
 
 
 async def restore_backup(source: str | os.PathLike[str], database: str | os.PathLike[str]) -> None:

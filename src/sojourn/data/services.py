@@ -106,16 +106,25 @@ async def _versions(artifacts: ArtifactService, scope: ArtifactScope, name: str)
             yield version
 
 
+_SETTLED_AT_ONCE = 100
+
+
 async def settle(
     store: SupportsRetention, artifacts: ArtifactService | None, app_name: str, user_id: str | None = None
 ) -> None:
     """Removes the artifacts of sessions that are gone, also of those whose process died before it came to that.
 
     Raises:
-        SojournError: Some cannot be removed. If trying again will not help, those of the others have been.
+        SojournError: Some cannot be removed. If trying again will not help, those of the others have been, unless they come
+            after 1,000 of these.
     """
     failed: dict[str, SojournError] = {}
-    while dropped := [d for d in await store.dropped_sessions(app_name, user_id=user_id) if d.uid not in failed]:
+    while True:
+        # Those that failed stay the first ones.
+        listed = await store.dropped_sessions(app_name, user_id=user_id, limit=min(len(failed) + _SETTLED_AT_ONCE, MAX_PAGE))
+        dropped = [one for one in listed if one.uid not in failed]
+        if not dropped:
+            break
         for one in dropped:
             try:
                 await settle_one(store, artifacts, one)

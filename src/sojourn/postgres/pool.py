@@ -35,7 +35,10 @@ REPLY_SECONDS = 1.0
 MAX_TRIES = 12
 """How often a transaction is tried that others' locks roll back."""
 
-_FORMS = "use 'postgresql://user:password@host:5432/database'"
+_FORMS = (
+    "use 'postgresql://user:password@host:5432/database', and write '@', '/', '#', '?' and '%' in a password as %40, %2F, %23, "
+    "%3F and %25"
+)
 _SCHEMES = ("postgresql", "postgres")
 
 
@@ -55,6 +58,9 @@ def name_of(url: str) -> str:
         raise invalid_url() from None
     if parts.scheme not in _SCHEMES:
         raise invalid_url()
+    # What comes before an "@" that stands for itself would be taken for a host: asked for by its name, and shown.
+    if set("@/#") & set(url.partition("://")[2].partition("?")[0].rpartition("@")[0]):
+        raise invalid_url()
     path = unquote(parts.path.lstrip("/"))
     return f"PostgreSQL database {path or '(default)'}" + (f" at {host}{port}" if host else "")
 
@@ -67,6 +73,13 @@ def _normal(url: str) -> str:
 def invalid_url() -> InvalidInput:
     """The URL cannot be used; what it holds is not repeated, for it may hold a password."""
     return InvalidInput(f"the database URL cannot be used; {_FORMS}", code="store.invalid_url")
+
+
+def _refused_option(name: str, said: str, remedy: str) -> InvalidInput:
+    return InvalidInput(
+        f"the URL of {name} asks for what cannot be had: {said}; change what stands behind its '?': {remedy}",
+        code="store.invalid_url",
+    )
 
 
 class Database:
@@ -273,19 +286,35 @@ class Database:
             raise
 
     async def _connect(self, application_name: str, url: str | None = None, **settings: str) -> Connection:
+        settings |= self._settings()
         try:
-            return await asyncpg.connect(
+            conn = await asyncpg.connect(
                 url or self._url,
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=self._statement_timeout + (0.0 if self.pools_transactions else REPLY_SECONDS),
                 statement_cache_size=self._cache_size or (0 if url is None else 100),
-                server_settings={**settings, **self._settings(application_name)},
+                server_settings={"application_name": application_name},
             )
+        except asyncpg.ClientConfigurationError as error:
+            remedy = "name a file with sslrootcert=…" if "root certificate" in str(error) else "see the driver's documentation"
+            raise _refused_option(self.name, str(error.args[0]), remedy) from None
+        except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as error:
+            raise _refused_option(
+                self.name, str(error.args[0]), "leave out what neither the driver nor the server knows"
+            ) from error
         except ValueError as error:
             if isinstance(error, asyncpg.DataError | UnicodeError):
                 raise
             # What it says may hold a part of the password.
             raise invalid_url() from None
+        if settings:
+            # Not as the connection is made: a pooler refuses settings that it does not know there.
+            try:
+                await conn.execute(";".join(f"SET {name} = '{value}'" for name, value in settings.items()))
+            except BaseException:
+                conn.terminate()
+                raise
+        return conn
 
     @property
     def max_size(self) -> int:
@@ -319,16 +348,14 @@ class Database:
         except DRIVEN as error:
             raise fault(error, self.name) from error
 
-    def _settings(self, application_name: str) -> dict[str, str]:
-        # A pooler refuses settings that it does not know.
-        settings = {"application_name": application_name}
-        if not self.pools_transactions:
-            settings |= {
-                "jit": "off",
-                "default_transaction_isolation": "read committed",
-                "statement_timeout": str(max(1, int(self._statement_timeout * 1000))),
-            }
-        return settings
+    def _settings(self) -> dict[str, str]:
+        if self.pools_transactions:
+            return {}
+        return {
+            "jit": "off",
+            "default_transaction_isolation": "read committed",
+            "statement_timeout": str(max(1, int(self._statement_timeout * 1000))),
+        }
 
     async def close(self) -> None:
         """Lets calls under way end and closes the connections that were opened here. Closing twice is fine."""

@@ -492,7 +492,8 @@ class Runner:
         """Deletes a session with its events, runs, state and artifacts; a run under way is stopped.
 
         If the artifacts cannot be removed, it raises what their service says, and the session is gone: they are removed when a
-        Runner of the app is entered again, or by `Runner.data.prune`, if the store supports retention.
+        Runner of the app is entered again, or by `Runner.data.prune`, if the store supports retention. A session of more than
+        100,000 events goes in parts: if that is cut off, call it again.
 
         Memories of it stay, but once this returns this Runner adds none any more: what it was adding is broken off.
 

@@ -19,6 +19,7 @@ from sojourn.testing.builders import (
     attempt,
     event,
     failure,
+    new_run,
     next_attempt,
     question,
     question_event,
@@ -111,6 +112,15 @@ class AppendConformance(StoreSuite):
         async with unchanged(store):
             with raises(Fenced, "run.fenced"):
                 await write(store, stranger, event(run, 1, "x"))
+
+    async def test_run_that_never_began_is_fenced(self, store: Store) -> None:
+        # Of a length that is not worth keeping in memory, too.
+        for run_id, text in (("r1", "Hello"), ("r2", "Hello " * 10_000)):
+            queued = (await store.submit(new_run(run_id, text=text), begin=False)).record
+            async with unchanged(store):
+                with raises(Fenced, "run.fenced"):
+                    await write(store, attempt(queued, 1), event(attempt(queued, 1), 1, "x"))
+            assert (await store.begin(queued.uid)).record.message.text == text
 
     async def test_repeating_the_last_append_is_fenced(self, store: Store) -> None:
         run = await start(store)

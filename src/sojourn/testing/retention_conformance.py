@@ -256,6 +256,12 @@ class RetentionConformance(StoreSuite):
         for after in (3, 4, 10**6):
             assert await store.run_events(run.uid, after=after) == []
 
+    async def test_zombie_of_a_trimmed_run_is_fenced(self, store: RetainingStore) -> None:
+        run = await finished(store, "r1", None, "a")
+        await store.trim_session(KEY, keep_events=0)
+        with raises(Fenced, "run.fenced"):
+            await write(store, run, event(run, 2, "late"))
+
     async def test_trimmed_positions_cannot_be_read(self, store: RetainingStore) -> None:
         await start(store, "r0")
         await _runs(store, 3)

@@ -6,6 +6,9 @@ import asyncio
 import socket
 from contextlib import suppress
 
+_STARTUP = (196608).to_bytes(4)
+"""The protocol's version, with which a client begins."""
+
 
 class Proxy:
     """Forwards connections to a port until it is told not to.
@@ -14,6 +17,7 @@ class Proxy:
         cuts: How many connections were cut at a chosen moment.
         connections: How many were made.
         round_trips: How often the server was asked something: messages of clients that came after one of the server's.
+        settings: Names of what clients asked for as they connected.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -30,6 +34,7 @@ class Proxy:
         self.cuts = 0
         self.connections = 0
         self.round_trips = 0
+        self.settings: set[str] = set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, family=socket.AF_INET)
@@ -105,6 +110,8 @@ class Proxy:
     ) -> None:
         while data := await reader.read(1 << 16):
             await self._stalled.wait()
+            if data[4:8] == _STARTUP:
+                self.settings.update(data[8:].decode().split("\0")[::2])
             if not state["asked"]:
                 state["asked"] = True
                 self.round_trips += 1

@@ -237,6 +237,17 @@ async def test_behind_a_pooler_of_transactions_the_executor_needs_an_address_of_
         await opened().become_executor()
 
 
+async def test_nothing_is_asked_for_that_a_pooler_of_sessions_refuses(opened, proxy, postgres):
+    store = opened(postgres.url(port=proxy.port), statement_timeout=7)
+    await start(store)
+    assert proxy.settings - {""} == {"user", "database", "client_encoding", "application_name"}
+    ours = [store._role._held.conn, await store._database._connect("another one")]
+    assert [[await conn.fetchval(f"SHOW {name}") for name in ("jit", "statement_timeout")] for conn in ours] == [
+        ["off", "7s"]
+    ] * 2
+    await ours[1].close()
+
+
 async def test_a_pool_of_one_connection_is_refused(opened, postgres):
     async with asyncpg.create_pool(postgres.url(), min_size=0, max_size=1) as pool:
         with raises(InvalidInput, "store.invalid_option"):

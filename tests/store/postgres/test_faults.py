@@ -7,6 +7,7 @@ import pytest
 from sojourn.agents.function import agent
 from sojourn.content import Content
 from sojourn.errors import SojournError, Unavailable
+from sojourn.postgres import pool
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Batch, Fence
 from sojourn.runner.attempt import log
@@ -258,6 +259,18 @@ async def test_a_network_that_says_nothing_any_more(opened, proxy, monkeypatch):
     proxy.go_on()
     assert (await write_in_the_end(store, run, event(run, 1, "late"))).events[0].pos == 2
     assert await texts_of(store) == ["Hello", "late"]
+
+
+async def test_a_server_that_takes_connections_and_says_nothing(opened, proxy, monkeypatch):
+    proxy.stall()
+    store = opened(f"postgresql://sojourn@127.0.0.1:{proxy.port}/postgres")
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "CONNECT_TIMEOUT", 0.1)
+        for call in (store.list_apps, store.become_executor):
+            with raises(Unavailable, "store.unavailable"):
+                await call()
+    proxy.go_on()
+    assert await store.list_apps() == []
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------------

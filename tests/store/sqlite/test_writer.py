@@ -167,6 +167,29 @@ async def test_reads_alone_take_no_write_lock(bench: Bench) -> None:
 # -- one append among others ------------------------------------------------------------------------------------------
 
 
+async def test_a_run_that_was_not_recorded_leaves_nothing_to_the_next_one(path: Path, monkeypatch) -> None:
+    """The next one has the key in the store that it would have had."""
+    made: list[Transactions] = []
+
+    def connect(*args, **kwargs):
+        made.append(sqlite3_connect(*args, factory=Transactions, **kwargs))
+        return made[-1]
+
+    sqlite3_connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    store = SqliteSessionService(path, synchronous="normal")
+    await start(store, key=session_key("s1"))
+    for conn in made:
+        conn.fails = [sqlite3.OperationalError("disk I/O error")]
+    with pytest.raises(Unavailable):
+        await store.submit(new_run("lost", session_key("s2"), "a secret"), begin=True)
+    # Of a length that is not kept in memory.
+    said = "mine " * 10_000
+    run = await start(store, "r2", session_key("s3"), said)
+    assert (await write(store, run, event(run, 1, "x"))).record.message.text == said
+    await store.close()
+
+
 async def test_a_fenced_append_undoes_only_its_own_part(store: SqliteSessionService) -> None:
     runs = [await start(store, f"r{n}", session_key(f"s{n}")) for n in range(6)]
     runs[3] = attempt(runs[3], 7)

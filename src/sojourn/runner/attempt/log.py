@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from sojourn.runner.attempt.saves import Saves
     from sojourn.runner.services import Services
 
-APPEND_RETRIES = (0.0, 0.1, 0.5)
-"""Seconds before an append is repeated after the store did not answer. Repeating is safe: what was stored is recognised."""
+APPEND_RETRIES = (0.0, 0.1, 0.5, 1.0, 2.5)
+"""Seconds before an append is repeated after the store did not answer: a database server is restarted in less than all of them.
+
+Repeating is safe: what was stored is recognised. After an append for which it was in vain, the next one is repeated only once.
+"""
 
 Said = tuple[Event, OpenMessage | None]
 """An event to be stored, with the message it seals if its pieces were sent to readers."""
@@ -80,6 +83,7 @@ class AttemptLog:
         # Per branch, the next event's ordinal.
         self._ordinals = ordinals
         self._fence = Fence(record.uid, record.attempt)
+        self._waited_in_vain = False
 
     def keep_steps(self, steps: Sequence[Step]) -> None:
         """Takes steps that are stored with the next append, whatever that is.
@@ -246,7 +250,7 @@ class AttemptLog:
             What was stored, and a cancel that came meanwhile: it counts as soon as what was stored is shown.
         """
         cancelled: asyncio.CancelledError | None = None
-        retries = iter(APPEND_RETRIES)
+        retries = iter(APPEND_RETRIES[:1] if self._waited_in_vain else APPEND_RETRIES)
         if self.tokens is not None:
             batch.usage_since = self.tokens.since()
         if self._fence.attempt > 1:
@@ -254,15 +258,17 @@ class AttemptLog:
         while True:
             try:
                 appended = await stored(self._services.observers, "append", self._store.append(self._fence, batch))
+                self._waited_in_vain = False
                 if self.tokens is not None and appended.user_usage is not None:
                     self.tokens.learn(appended.user_usage)
                 return appended, cancelled
             except asyncio.CancelledError as error:
                 # What was stored is recognised and told again: the same append repeated is a no-op.
                 cancelled = error
-            except Unavailable:
-                delay = next(retries, None)
+            except Unavailable as error:
+                delay = next(retries, None) if error.retryable else None
                 if delay is None:
+                    self._waited_in_vain = True
                     raise
                 try:
                     await asyncio.sleep(delay)

@@ -27,6 +27,7 @@ def append(conn: sqlite3.Connection, fence: Fence, new: Prepared, messages: Mess
     if head is None:
         raise fenced(None, fence)
     if head.status != "running" or head.attempt != fence.attempt:
+        messages.forget(uid)
         raise fenced(records.get(conn, uid), fence)
     batch = new.batch
     status = head.status_after(batch)

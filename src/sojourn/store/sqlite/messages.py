@@ -22,6 +22,8 @@ class Messages:
 
     def put(self, run_uid: int, message: Event) -> None:
         """Keeps the message of a run."""
+        # Of one whose transaction was rolled back, there may be a message yet: its key is used again.
+        self._messages.pop(run_uid, None)
         if sum(len(part.text or "") for part in (message.content.parts if message.content else ())) > MAX_CHARACTERS:
             return
         self._messages[run_uid] = message
@@ -29,7 +31,7 @@ class Messages:
             del self._messages[next(iter(self._messages))]
 
     def get(self, conn: sqlite3.Connection, run_uid: int) -> Event:
-        """The message of a run that has begun, from the database if it is not kept. It is not to be changed."""
+        """The message of a run, from the database if it is not kept. It is not to be changed."""
         message = self._messages.get(run_uid)
         if message is None:
             (body,) = conn.execute(_MESSAGE, (run_uid,)).fetchone()
@@ -38,8 +40,10 @@ class Messages:
         return message
 
     def forget(self, run_uid: int) -> None:
-        """Notes that a run has ended or waits."""
+        """Drops the message of a run that has ended, or waits, or is not executed by who asked."""
         self._messages.pop(run_uid, None)
 
 
-_MESSAGE = "SELECT m.body FROM runs r JOIN events m ON m.sid = r.sid AND m.seq = r.first_seq WHERE r.uid = ?"
+_MESSAGE = """
+    SELECT coalesce(r.message, m.body) FROM runs r LEFT JOIN events m ON m.sid = r.sid AND m.seq = r.first_seq WHERE r.uid = ?
+"""
