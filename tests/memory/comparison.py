@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sojourn.memory.inmemory import InMemoryMemoryService
@@ -68,8 +71,31 @@ QUERIES = st.lists(
 )
 
 
-async def compare(service, calls, queries) -> None:
-    """Makes the calls to the service and to one in memory, and fails if the two differ after any of them."""
+async def exactly(service, user, query, limit, filter):
+    """What is found."""
+    return await service.search(APP, user, query, limit=limit, filter=filter)
+
+
+async def nearly(service, user, query, limit, filter):
+    """What is found, where the parts of a score are added up in another order."""
+    found = await exactly(service, user, query, limit, filter)
+    return [entry.model_copy(update={"score": round(entry.score, 9)}) for entry in found]
+
+
+async def which(service, user, query, limit, filter):
+    """All that is found, where scores are others."""
+    return {entry.id: entry.text for entry in await exactly(service, user, query, 100, filter)}
+
+
+async def compare(service, calls, queries, found_by=exactly) -> None:
+    """Makes the calls to the service and to one in memory, and fails if the two differ after any of them.
+
+    Args:
+        service: Has nothing of the users.
+        calls: What is called.
+        queries: What is searched for after each call.
+        found_by: What of a search has to be the same.
+    """
     ram = InMemoryMemoryService()
     for name, *arguments in calls:
         for one in (service, ram):
@@ -80,6 +106,26 @@ async def compare(service, calls, queries) -> None:
                 await getattr(one, name)(APP, *arguments)
         for user in USERS:
             assert await everything(service, APP, user) == await everything(ram, APP, user)
-            for query, limit, filter in queries:
-                found = await service.search(APP, user, query, limit=limit, filter=filter)
-                assert found == await ram.search(APP, user, query, limit=limit, filter=filter)
+            for query in queries:
+                assert await found_by(service, user, *query) == await found_by(ram, user, *query)
+
+
+def compare_on_one(open_service, found_by, *, max_examples) -> None:
+    """Makes comparisons of drawn calls on one service, which is opened by a coroutine function and empty at first."""
+    with asyncio.Runner() as runner:
+        service = runner.run(open_service())
+
+        async def compare_anew(calls, queries):
+            for user in USERS:
+                await service.forget(APP, user)
+            await compare(service, calls, queries, found_by)
+
+        @settings(max_examples=max_examples)
+        @given(CALLS, QUERIES)
+        def compared(calls, queries):
+            runner.run(compare_anew(calls, queries))
+
+        try:
+            compared()
+        finally:
+            runner.run(service.close())

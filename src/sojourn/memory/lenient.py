@@ -32,6 +32,25 @@ async def vectors_of(embedder: Embedder, texts: Sequence[str]) -> dict[str, arra
     return dict(zip(texts, vectors, strict=True))
 
 
+async def vectors_of_each(embedder: Embedder, texts: Sequence[str]) -> dict[str, array[float]]:
+    """The vectors of texts, by text, but for what the embedder rejects, which is logged and keeps no other from its vector.
+
+    Raises:
+        SojournError: What else the embedder raises, and `embed`.
+    """
+    try:
+        vectors = await embed(embedder, texts)
+    except SojournError as error:
+        if error.code != "embedding.rejected":
+            raise
+        if len(texts) == 1:
+            logger.warning("an entry of memory stays without a vector: %s", error)
+            return {}
+        half = len(texts) // 2
+        return await vectors_of_each(embedder, texts[:half]) | await vectors_of_each(embedder, texts[half:])
+    return dict(zip(texts, vectors, strict=True))
+
+
 async def vector_of(embedder: Embedder, query: str) -> array[float] | None:
     """The vector of a query; None if it cannot be made now, which is logged and told to the span.
 

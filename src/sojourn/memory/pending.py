@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from sojourn.errors import SojournError
-from sojourn.memory.embedder import Embedder, embed, packed
+from sojourn.memory.embedder import Embedder, packed
+from sojourn.memory.lenient import vectors_of_each
 
 logger = logging.getLogger("sojourn.memory")
 
@@ -110,18 +111,9 @@ class PendingVectors:
         return some.after
 
     async def _embed(self, texts: Sequence[tuple[int, str]]) -> None:
-        """Embeds these; a text that the model rejects stays without a vector, and keeps no other from one."""
-        try:
-            vectors = await embed(self._embedder, [text for _, text in texts])
-        except SojournError as error:
-            if error.code != "embedding.rejected":
-                raise
-            if len(texts) == 1:
-                logger.warning("an entry of memory stays without a vector: %s", error)
-                return
-            half = len(texts) // 2
-            await self._embed(texts[:half])
-            await self._embed(texts[half:])
-            return
-        await self._write({key: packed(vector) for (key, _), vector in zip(texts, vectors, strict=True)})
-        logger.info("%d entries of memory were given vectors", len(texts))
+        """Embeds these; a text that the model rejects stays without a vector."""
+        vectors = await vectors_of_each(self._embedder, [text for _, text in texts])
+        found = {key: packed(vectors[text]) for key, text in texts if text in vectors}
+        if found:
+            await self._write(found)
+            logger.info("%d entries of memory were given vectors", len(found))

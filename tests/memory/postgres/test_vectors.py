@@ -6,11 +6,13 @@ import pytest
 from sojourn.errors import InvalidInput, ModelError, Unavailable, Unsupported
 from sojourn.memory import pending
 from sojourn.memory.database import DatabaseMemoryService
+from sojourn.memory.embedder import embed, packed
 from sojourn.memory.fusion import fused
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.postgres import ranking, rows
 from sojourn.memory.postgres.service import PostgresMemoryService
 from sojourn.memory.types import Memory, MemoryFilter
+from sojourn.postgres.tables import Tables
 from sojourn.store.postgres.service import PostgresSessionService
 from sojourn.testing.memory_conformance import FACTS, MemoryServiceConformance, everything, said, texts
 from sojourn.testing.postgresql import Server
@@ -115,6 +117,28 @@ async def test_what_is_best_only_by_both_is_found(opened, monkeypatch):
     everyone = await service.search(APP, ALICE, "lamp red", limit=100)
     assert texts(everyone)[0] == "red lamp by the door"
     assert await service.search(APP, ALICE, "lamp red", limit=1) == everyone[:1]
+
+
+async def test_what_is_added_again_while_it_is_embedded_in_the_background(opened, monkeypatch):
+    """Both give the entry its vector: the task in the background just before the addition would."""
+    away, service = WordEmbedder(), opened(WordEmbedder())
+    away.is_away = True
+    without = opened(away)
+    await without.add(APP, ALICE, [Memory("a hound", id="1", timestamp=1.0)])
+    column = Tables.column
+
+    async def column_before_the_other(db, sql, *args):
+        found = await column(db, sql, *args)
+        if sql is rows._WITH_VECTOR:
+            [(entry, text)] = (await service._read_pending(0, 10)).texts
+            [vector] = await embed(WordEmbedder(), [text])
+            await service._write_pending({entry: packed(vector)})
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "column", column_before_the_other)
+        await service.add(APP, ALICE, [Memory("a hound", id="1", timestamp=1.0)])
+    assert texts(await service.search(APP, ALICE, "dog")) == ["a hound"]
 
 
 async def test_by_words_it_finds_what_is_found_in_ram_with_the_same_scores(opened, monkeypatch):
@@ -368,8 +392,8 @@ async def test_a_process_that_is_killed_loses_nothing(postgres):
     service = PostgresMemoryService(postgres.url(), schema="memory_killed")
     conn = await asyncpg.connect(postgres.url())
 
-    async def look(last):
-        await check(service, last)
+    async def look(at, step):
+        await check(service, at, step)
         counted = await conn.fetchrow("SELECT entries, length FROM memory_killed.memory_scopes")
         real = await conn.fetchrow("SELECT count(*), sum(length) FROM memory_killed.memory_entries")
         assert tuple(counted) == tuple(real)

@@ -1,5 +1,10 @@
 import asyncio
+import math
+import os
+import subprocess
+import sys
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -9,11 +14,13 @@ from sojourn.memory.fusion import fused
 from sojourn.memory.inmemory import InMemoryMemoryService
 from sojourn.memory.lexical import weights_of
 from sojourn.memory.qdrant import edge, search
+from sojourn.memory.qdrant.engine import Where
 from sojourn.memory.qdrant.points import Owner
 from sojourn.memory.qdrant.service import QdrantMemoryService
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.memory.words import words_of
 from sojourn.testing.memory_conformance import FACTS, MemoryServiceConformance, everything, said, texts
+from tests.memory.comparison import compare_on_one, which
 from tests.memory.embedders import WordEmbedder
 from tests.memory.qdrant.under_way import forget_and_replace
 from tests.memory.writers import check, kill_again_and_again
@@ -89,6 +96,13 @@ async def refused(call, error, code):
     return caught.value
 
 
+def test_it_does_what_the_one_in_memory_does_and_finds_the_same_entries(tmp_path):
+    async def open_service():
+        return QdrantMemoryService(tmp_path / "qdrant", synchronous="normal")
+
+    compare_on_one(open_service, which, max_examples=25)
+
+
 # -- searching ----------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +176,17 @@ async def test_times_that_differ_by_less_than_a_microsecond(opened):
         assert len(until) == any(other < time for other in times)
 
 
+@pytest.mark.parametrize("time", [1.0, 1795290841.1192374])
+async def test_those_that_a_filter_misses_by_less_than_a_microsecond_take_no_places(opened, time):
+    service = await opened()
+    late = [Memory("tea", id=f"late {n}", timestamp=time) for n in range(20)]
+    early = [Memory("tea " + "and cake " * n, id=f"early {n}", timestamp=math.nextafter(time, 0)) for n in range(1, 4)]
+    await service.add(APP, ALICE, late + early)
+    for limit in (1, 2, 10):
+        found = await service.search(APP, ALICE, "tea", limit=limit, filter=MemoryFilter(until=time))
+        assert [entry.id for entry in found] == ["early 1", "early 2", "early 3"][:limit]
+
+
 async def test_many_entries_of_one_time_are_listed(opened, monkeypatch):
     monkeypatch.setattr("sojourn.memory.qdrant.service._MAX_SCROLL", 4)
     service = await opened()
@@ -182,6 +207,28 @@ async def test_what_cannot_be_embedded_is_stored_and_embedded_by_a_later_call(op
     assert "searched by words alone" in caplog.text
     embedder.is_away = False
     assert texts(await service.search(APP, ALICE, "dog", limit=1)) == ["a hound"]
+
+
+async def test_a_text_that_is_rejected_keeps_no_other_from_its_vector(opened):
+    embedder = WordEmbedder()
+    embed = embedder.embed
+
+    async def reject_some(texts):
+        found = await embed(texts)
+        if any("curse" in text for text in texts):
+            raise ModelError("not that", code="embedding.rejected")
+        return found
+
+    embedder.embed = reject_some
+    service = await opened(embedder)
+    entries = [Memory(f"curse {n}" if n % 50 == 7 else f"hound {n}", id=str(n)) for n in range(200)]
+    await service.add(APP, ALICE, entries)
+    without = await service._engine.scroll(Where(Owner(APP, ALICE).key, except_model=embedder.name), 1000, ("id",))
+    assert {payload["id"] for payload in without} == {"7", "57", "107", "157"}
+    assert "curse 7" in texts(await service.search(APP, ALICE, "7", limit=5))
+    asked = len(embedder.given)
+    await service.search(APP, ALICE, "dog")
+    assert len(embedder.given) == asked + 1
 
 
 async def test_what_is_added_again_is_not_embedded_again(opened):
@@ -304,12 +351,59 @@ async def test_what_a_process_left_unfinished_is_made_anew(tmp_path):
     await service.close()
 
 
+async def test_a_directory_survives_a_loss_of_power_once_it_was_written_to(tmp_path, monkeypatch):
+    done, fsync, rename = [], os.fsync, os.rename
+
+    def noted_fsync(fd):
+        fsync(fd)
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        done.append((path, set(os.listdir(path)) if path.is_dir() else path.read_text()))
+
+    def noted_rename(source, target):
+        rename(source, target)
+        done.append((Path(target), None))
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    service = QdrantMemoryService(tmp_path / "new" / "qdrant")
+    await service.add(APP, ALICE, [Memory("tea")])
+    await service.close()
+    directory = tmp_path / "new" / "qdrant" / "sojourn_memory"
+    shown = done.index((directory / "shard", None))
+    before, after = done[:shown], done[shown:]
+    assert any('"version"' in names for path, names in before if path.name.startswith("collection.json"))
+    assert any("collection.json" in names for path, names in before if path == directory)
+    assert any("shard" in names for path, names in after if path == directory and names)
+    assert {path for path, _ in after} >= {tmp_path, tmp_path / "new", tmp_path / "new" / "qdrant"}
+
+
 async def test_the_segments_are_merged_now_and_then(opened, monkeypatch):
     monkeypatch.setattr(edge, "_TIDY_AFTER", 20)
     service = await opened()
     for n in range(10):
         await service.add_session(APP, ALICE, "s", [said(str(m), f"tea {m} {n}") for m in range(10)])
     assert len(await everything(service)) == 10
+
+
+async def test_scores_are_of_the_entries_that_there_are_now(opened):
+    async def scores(service):
+        return [(entry.id, entry.score) for entry in await service.search(APP, ALICE, "tea lamp", limit=100)]
+
+    service = await opened()
+    await service.add(APP, ALICE, [Memory("tea", id="tea"), Memory("a lamp", id="lamp"), Memory("tea and a lamp", id="both")])
+    known = await scores(service)
+    changes = [
+        lambda: service.add(APP, ALICE, [Memory(f"lamp {n}", id=f"lamp {n}") for n in range(9)]),
+        lambda: service.forget(APP, ALICE, ids=["lamp 3", "tea"]),
+        lambda: service.add_session(APP, ALICE, "s", [said("1", "cake"), said("2", "a tea cake")]),
+    ]
+    for change in changes:
+        await change()
+        before, known = known, await scores(service)
+        assert known != before
+        await service.close()
+        service = await opened()
+        assert await scores(service) == known
 
 
 async def test_several_loops_may_call_it(opened):
@@ -319,6 +413,53 @@ async def test_several_loops_may_call_it(opened):
     assert texts(found) == ["tea"]
 
 
+FILLING = """
+import asyncio, os, resource, sys
+from sojourn.errors import Unavailable
+from sojourn.memory.qdrant.service import QdrantMemoryService
+from sojourn.memory.types import Memory
+from sojourn.testing.memory_conformance import everything
+
+def bound(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+async def add(service, name):
+    # Nothing to compress, so that the files have to grow.
+    await service.add("app", "alice", [Memory(os.urandom(500_000).hex(), id=name)])
+
+async def main():
+    service = QdrantMemoryService(sys.argv[1], synchronous="normal")
+    await add(service, "0")
+    bound(20_000_000)
+    told = ["0"]
+    try:
+        for n in range(1, 100):
+            await add(service, str(n))
+            told.append(str(n))
+    except Unavailable as error:
+        print(error.code)
+    refused = str(len(told))
+    bound(resource.RLIM_INFINITY)
+    for name in ("again", refused):
+        await add(service, name)
+    found = [entry.id for entry in await everything(service, "app", "alice", limit=200)]
+    assert sorted(found) == sorted([*told, "again", refused]), found
+    await service.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_disk_that_is_full_loses_nothing_and_it_goes_on_once_there_is_room(tmp_path):
+    """No file may grow beyond a bound, as on a full disk; that holds for a whole process."""
+    done = subprocess.run(
+        [sys.executable, "-c", FILLING, str(tmp_path / "qdrant")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "memory.unavailable\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_process_that_is_killed_loses_nothing(opened, tmp_path):
@@ -326,12 +467,12 @@ async def test_a_process_that_is_killed_loses_nothing(opened, tmp_path):
     await (await opened()).close()
     rounds = count(1)
 
-    async def look(last):
+    async def look(at, step):
         # Opening takes long. The writer of the next round opens it, too, and writes on what it finds.
         if next(rounds) % 5:
             return
         service = await opened()
-        await check(service, last)
+        await check(service, at, step)
         await service.close()
 
     await kill_again_and_again("qdrant", tmp_path / "qdrant", 50, look)

@@ -66,6 +66,12 @@ class TestOnTheDouble(MemoryServiceConformance):
         await service.close()
 
 
+class TestOnTheDoubleWithAnEmbedder(TestOnTheDouble):
+    @pytest.fixture
+    def service(self, opened):
+        return opened(WordEmbedder(dimensions=512), collection="with_vectors")
+
+
 class OnAServer(MemoryServiceConformance):
     """The same on a real server, whose collection `sojourn_conformance` is removed before each case."""
 

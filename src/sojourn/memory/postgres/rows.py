@@ -138,6 +138,7 @@ class Writing:
         if not new:
             return {}
         counts = [counts_of(one.entry.text) for one in new]
+        lengths = [words.total() for words in counts]
         entries = [one.entry for one in new]
         rows = await self._db.all(
             _INSERT,
@@ -150,17 +151,17 @@ class Writing:
             # Arrays within an array would have to have one length.
             [_array(sorted(marks_of(entry.metadata))) for entry in entries],
             [_array(map(str, sorted(words))) for words in counts],
-            [words.total() for words in counts],
+            lengths,
             [one.body for one in new],
         )
         by_id = {row["id"]: row["entry"] for row in rows}
         found: list[tuple[int, int, int, int]] = [
-            (word, by_id[entry.id], count, words.total())
-            for entry, words in zip(entries, counts, strict=True)
+            (word, by_id[entry.id], count, length)
+            for entry, words, length in zip(entries, counts, lengths, strict=True)
             for word, count in words.items()
         ]
         await self._db.run(_INSERT_WORDS, self._scope, *_columns(found))
-        await self._db.run(_COUNT, self._scope, len(new), sum(words.total() for words in counts))
+        await self._db.run(_COUNT, self._scope, len(new), sum(lengths))
         return by_id
 
     async def _remove(self, entries: Sequence[int]) -> None:
@@ -231,9 +232,11 @@ _REMOVE = """
     WHERE scope = $1
 """
 _WITH_VECTOR = "SELECT entry FROM {schema}.memory_vectors WHERE scope = $1 AND entry = ANY ($2) AND model = $3"
+# Entries that are embedded in the background may have got theirs meanwhile.
 _INSERT_VECTORS = """
     INSERT INTO {schema}.memory_vectors (scope, model, entry, vector)
     SELECT $1, $2, entry, vector::halfvec FROM unnest($3::bigint[], $4::text[]) AS given (entry, vector)
+    ON CONFLICT DO NOTHING
 """
 
 

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import qdrant_edge as qdrant
 from sojourn.errors import SojournError, Unavailable
 from sojourn.memory.qdrant.engine import KEYWORDS, MEANING, TIME, WORDS, Hit, Payload, Point, Ranking, Where
 from sojourn.memory.qdrant.faults import other_dimensions, without_vectors
+from sojourn.newfile import partial_file, put_in_place, sync
 from sojourn.outcome import outlast
 
 T = TypeVar("T")
@@ -27,6 +29,9 @@ _LAYOUT = "collection.json"
 
 _TIDY_AFTER = 10_000
 """Points that are written until the segments are merged again, which a search gains from and the deleted leave room by."""
+
+_MAX_COUNTS = 10_000
+"""Users whose number of points is remembered."""
 
 
 class EdgeEngine:
@@ -49,6 +54,8 @@ class EdgeEngine:
         self._flush: Future[None] | None = None
         self._lock = threading.Lock()
         self._written = 0
+        # Each search asks how many points its user has, and nobody else writes to the directory.
+        self._counts: dict[Where, int] = {}
         self._closed = False
         self._finalizer = weakref.finalize(self, self._executor.shutdown, wait=False)
 
@@ -78,7 +85,7 @@ class EdgeEngine:
 
     async def count(self, where: Where) -> int:
         """How many points there are."""
-        return int(await self._call(lambda shard: shard.count(qdrant.CountRequest(filter=_filter(where), exact=True))))
+        return await self._call(lambda shard: self._count(shard, where))
 
     async def scroll(self, where: Where, limit: int, fields: Sequence[str]) -> list[Payload]:
         """At most `limit` points, the latest time first."""
@@ -137,7 +144,8 @@ class EdgeEngine:
 
     def _create(self) -> None:
         # What a process left behind that died in between has another name, and is made anew.
-        unfinished = self._directory / "unfinished"
+        unfinished, layout = self._directory / "unfinished", self._directory / _LAYOUT
+        new = [path for path in (self._directory, *self._directory.parents) if not path.exists()]
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         shard = qdrant.EdgeShard.create(str(unfinished), _config(self._dimensions))
@@ -147,11 +155,24 @@ class EdgeEngine:
         shard.update(qdrant.UpdateOperation.create_field_index(TIME, qdrant.PayloadSchemaType.Integer))
         shard.flush()
         shard.close()
-        (self._directory / _LAYOUT).write_text(json.dumps({"version": 1, "dimensions": self._dimensions}))
+        with partial_file(os.fspath(layout)) as partial:
+            Path(partial).write_text(json.dumps({"version": 1, "dimensions": self._dimensions}))
+            put_in_place(partial, os.fspath(layout), overwrite=True)
         os.rename(unfinished, self._directory / "shard")
+        for path in (self._directory, *(one.parent for one in new)):
+            sync(path)
+
+    def _count(self, shard: Any, where: Where) -> int:
+        if where not in self._counts:
+            if len(self._counts) == _MAX_COUNTS:
+                self._counts.clear()
+            self._counts[where] = int(shard.count(qdrant.CountRequest(filter=_filter(where), exact=True)))
+        return self._counts[where]
 
     def _update(self, operations: Sequence[Any], size: int) -> None:
         shard = self._open()
+        # Also if this fails: a part of it may be written.
+        self._counts.clear()
         try:
             for operation in operations:
                 shard.update(operation)
@@ -160,6 +181,8 @@ class EdgeEngine:
                 self._written = 0
                 shard.optimize()
         except Exception as error:
+            # It refuses every other write until it is opened again, which brings back what is in its log.
+            self._abandon()
             raise _unavailable(self._directory, error) from error
 
     def _flushed(self) -> None:
@@ -181,6 +204,11 @@ class EdgeEngine:
         if self._shard is not None:
             self._shard.close()
             self._shard = None
+
+    def _abandon(self) -> None:
+        with suppress(Exception):
+            self._close()
+        self._shard = None
 
     # -- from the loops ---------------------------------------------------------------------------------------------
 

@@ -97,6 +97,6 @@ def meeting(owner: Owner, filter: MemoryFilter | None) -> Where:
     equal = [(field, value) for field, value in wanted if value is not None]
     marks = [("marks", mark) for mark in sorted(marks_of(filter.metadata))]
     since = None if filter.since is None else microseconds(filter.since)
-    # That of `until` itself may be met, and may not: the entry tells.
-    until = None if filter.until is None else microseconds(filter.until)
+    # The last time before it; of others in its microsecond the entry tells.
+    until = None if filter.until is None else microseconds(math.nextafter(filter.until, -math.inf))
     return Where(owner.key, equal=(*equal, *marks), since=since, until=until)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sojourn.memory.bm25 import rarity
@@ -76,28 +76,33 @@ class Search:
         self._engine = engine
         self._question = question
         self._terms = {term_of(word): word for word in question.words[:MAX_WORDS]}
-        self._rarities: dict[str, float] | None = None
+        self._rarities: dict[str, float] = {}
         self._best = 0.0
+        # Points that `where` let through, and whose entries are not to be found after all.
+        self._unfit: set[str] = set()
 
     async def run(self) -> list[Memory]:
         """The entries that were found, best first."""
-        question = self._question
-        size = max(_FIRST, 2 * question.limit)
+        limit = self._question.limit
+        size = max(_FIRST, 2 * limit)
+        found = await self._candidates(size)
+        self._rarities = await self._weigh(found)
+        self._best = math.fsum(self._rarities.values())
         while True:
-            found = await self._candidates(size)
-            if self._rarities is None:
-                self._rarities = await self._weigh(found)
-                self._best = math.fsum(self._rarities.values())
             await self._complete(found)
             scores = self._scores(found)
             ceiling = self._fused(found.words_beyond, found.cosine_beyond)
             wanted = self._wanted(scores)
-            if ceiling <= 0 or ceiling < wanted - _CLOSE:
-                chosen = [id for id, score in scores.items() if score >= wanted - _CLOSE]
-                entries = await self._entries(chosen, found)
-                if ceiling <= 0 or len(entries) >= min(len(chosen), question.limit):
-                    return entries
-            size *= _MORE
+            if 0 < ceiling >= wanted - _CLOSE:
+                size *= _MORE
+                found = await self._candidates(size)
+                continue
+            chosen = {id for id, score in scores.items() if score >= wanted - _CLOSE}
+            entries = await self._entries(chosen, found)
+            unfit = chosen - entries.keys()
+            if not unfit or len(entries) >= limit:
+                return sorted(entries.values(), key=lambda entry: (-(entry.score or 0.0), -entry.timestamp, entry.id))[:limit]
+            self._unfit |= unfit
 
     async def _candidates(self, size: int) -> _Candidates:
         """The first points by words and by meaning."""
@@ -179,7 +184,7 @@ class Search:
 
     def _scores(self, found: _Candidates) -> dict[str, float]:
         scores = {}
-        for id in found.by_words.keys() | found.cosines.keys():
+        for id in (found.by_words.keys() | found.cosines.keys()) - self._unfit:
             hit = found.by_words.get(id)
             score = self._fused(hit.score if hit else 0.0, found.cosines.get(id, 0.0))
             if score > 0:
@@ -188,7 +193,8 @@ class Search:
 
     def _wanted(self, scores: Mapping[str, float]) -> float:
         """The score that the last of the best has at least, if they are among these."""
-        limit, least = self._question.limit, self._question.min_score or 0.0
+        # As many more as there were in vain: however many of these there are, there are few rounds.
+        limit, least = self._question.limit + len(self._unfit), self._question.min_score or 0.0
         return max(heapq.nlargest(limit, scores.values())[-1], least) if len(scores) >= limit else least
 
     def _fused(self, words: float, cosine: float) -> float:
@@ -196,15 +202,15 @@ class Search:
         return share if self._question.meaning is None else fused(share, cosine)
 
     def _exact(self, entry: Memory, cosine: float) -> float:
-        assert self._rarities is not None
         weights = weights_of(entry.text)
         words = math.fsum(self._rarities[word] * weights.get(word, 0.0) for word in self._rarities)
         return self._fused(words, round(min(cosine, 1.0), _COSINE_DIGITS))
 
-    async def _entries(self, ids: Sequence[str], found: _Candidates) -> list[Memory]:
-        payloads = await self._engine.retrieve(ids, ("entry",))
+    async def _entries(self, ids: Collection[str], found: _Candidates) -> dict[str, Memory]:
+        """The entries of these points that are to be found, with their scores."""
+        payloads = await self._engine.retrieve(list(ids), ("entry",))
         least, filter = self._question.min_score, self._question.filter
-        entries = []
+        entries = {}
         for id, payload in payloads.items():
             entry = entry_of(payload)
             score = self._exact(entry, found.cosines.get(id, 0.0))
@@ -213,9 +219,8 @@ class Search:
                 and (least is None or score >= least)
                 and (filter is None or meets(entry, filter, marks_of(filter.metadata)))
             ):
-                entries.append(copied(entry, score=score))
-        entries.sort(key=lambda entry: (-(entry.score or 0.0), -entry.timestamp, entry.id))
-        return entries[: self._question.limit]
+                entries[id] = copied(entry, score=score)
+        return entries
 
 
 def _texts_with(term: int, hits: Sequence[Hit], total: int) -> int:

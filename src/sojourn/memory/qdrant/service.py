@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sojourn.errors import SojournError
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.embedder import Embedder
-from sojourn.memory.lenient import vector_of, vectors_of
+from sojourn.memory.lenient import FAULTY, vector_of, vectors_of, vectors_of_each
 from sojourn.memory.qdrant.engine import BY_EVENT, BY_HAND, TIME, Engine, Payload, Vector, Where
 from sojourn.memory.qdrant.opening import Place, Synchronous, opened
 from sojourn.memory.qdrant.points import Owner, entry_of, meeting, microseconds, point_of
@@ -21,6 +23,8 @@ from sojourn.page import Page, check_page, page_after, page_token
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient
+
+logger = logging.getLogger("sojourn.memory")
 
 _BATCH = 128
 """Entries that are written, or embedded, at once."""
@@ -47,9 +51,10 @@ class QdrantMemoryService:
     service in it: another one gets `Unavailable`, `memory.in_use`.
 
     **Embedders.** Entries whose text could not be embedded are found by their words, and are embedded by the next call for
-    their user that can. The same happens to all entries when the embedder's name changes. The size of its vectors cannot
-    change: `InvalidInput`, `memory.wrong_dimensions`. If a query cannot be embedded, it finds by words alone, which is logged
-    and told to the span. An embedder whose vectors are not what it says is an error of the call.
+    their user that can; what the embedder rejects is tried again now and then. The same happens to all entries when the
+    embedder's name changes. The size of its vectors cannot change: `InvalidInput`, `memory.wrong_dimensions`. If a query cannot
+    be embedded, it finds by words alone, which is logged and told to the span. An embedder whose vectors are not what it says
+    is an error of the call.
 
     Args:
         place: The URL of a server, such as `http://localhost:6333`; the path of a directory, which is made if it is missing;
@@ -165,9 +170,16 @@ class QdrantMemoryService:
             if not rest:
                 break
             entries = [entry_of(payload) for payload in rest]
-            meanings = await self._meanings(entries)
-            if not meanings:
+            try:
+                meanings = await vectors_of_each(embedder, [entry.text for entry in entries])
+            except SojournError as error:
+                if error.code in FAULTY:
+                    raise
+                logger.warning("%d or more entries of memory are still without vectors: %s", len(entries), error)
                 return
+            if not meanings:
+                # What the embedder rejects stays without.
+                break
             # What was forgotten or replaced meanwhile stays so.
             await self._engine.replace(
                 {
@@ -175,6 +187,7 @@ class QdrantMemoryService:
                         owner, entry, origin=payload["origin"], model=embedder.name, meaning=meanings[entry.text]
                     )
                     for entry, payload in zip(entries, rest, strict=True)
+                    if entry.text in meanings
                 }
             )
         if written_without != self._written_without:
