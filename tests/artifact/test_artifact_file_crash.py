@@ -11,7 +11,7 @@ import pytest
 from sojourn import platform
 from sojourn.artifact.file import FileArtifactService
 from tests.artifact.processes import PROJECT, leftovers, saved, stored, worker
-from tests.artifact.worker import SCOPE
+from tests.artifact.worker import DELETIONS, SCOPE
 
 MOMENTS = ["before", "after"]
 
@@ -73,7 +73,8 @@ def test_a_first_save_that_dies_at_any_call_leaves_all_or_nothing(tmp_path, mome
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_deletion_that_dies_at_any_call_deletes_all_or_nothing(tmp_path, moment):
+@pytest.mark.parametrize("what", DELETIONS)
+def test_a_deletion_that_dies_at_any_call_deletes_all_or_nothing(tmp_path, moment, what):
     outcomes = set()
     root = tmp_path / "a"
     with worker() as process:
@@ -82,7 +83,7 @@ def test_a_deletion_that_dies_at_any_call_deletes_all_or_nothing(tmp_path, momen
             process.run("save-many", root, at, missing)
             before = stored_in(root)
             assert len(before) == 3
-            report = process.run("die-deleting", root, moment, at)
+            report = process.run("die-deleting", root, what, moment, at)
             after = stored_in(root)
             assert after in (before, {})
             outcomes.add(len(after))

@@ -19,6 +19,13 @@ NAME = "reports/july.pdf"
 PIECES = 3
 
 
+DELETIONS = {
+    "artifact": lambda service: service.delete_artifact(SCOPE, NAME),
+    "session": lambda service: service.delete_session_artifacts(SCOPE),
+    "user": lambda service: service.delete_user_artifacts(SCOPE.app_name, SCOPE.user_id),
+}
+
+
 def payload(tag):
     """What a save called `tag` saves: anybody can tell whether it is whole, and whose it is."""
     return [f"{tag}|{piece}|".encode() * 30_000 for piece in range(PIECES)]
@@ -63,8 +70,8 @@ def child(command, root, *args):
             moment, at, tag = args
             dying(moment, at, lambda: save(service, tag))
         case "die-deleting":
-            moment, at = args
-            dying(moment, at, lambda: service.delete_artifact(SCOPE, NAME))
+            what, moment, at = args
+            dying(moment, at, lambda: DELETIONS[what](service))
 
 
 def main():
