@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sojourn.errors import InvalidInput, ModelError, Unavailable, Unsupported
-from sojourn.memory import pending
+from sojourn.memory import kept, pending, tally
 from sojourn.memory.database import DatabaseMemoryService
 from sojourn.memory.fusion import fused
 from sojourn.memory.inmemory import InMemoryMemoryService
-from sojourn.memory.sqlite import kept, ranking, rows, schema
+from sojourn.memory.sqlite import ranking, rows, schema
 from sojourn.memory.sqlite.service import SqliteMemoryService
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.sqlite.schema import Migration
@@ -95,14 +95,14 @@ def test_it_does_and_finds_what_the_one_in_memory_does_and_finds(calls, queries,
             await compare(service, calls, queries)
 
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_FEW", few)
+        patch.setattr(ranking, "FEW", few)
         asyncio.run(run(Path(directory, "memory.db")))
 
 
 @pytest.mark.parametrize("few", [0, 3])
 async def test_with_an_embedder_the_best_of_all_are_found(tmp_path, monkeypatch, few):
     """Against what scoring each entry gives."""
-    monkeypatch.setattr(ranking, "_FEW", few)
+    monkeypatch.setattr(tally, "FEW", few)
     embedder = WordEmbedder()
     words = ["tea", "brew", "dog", "hound", "red", "lamp", "the", "of", "and", "cats"]
     entries = [
@@ -367,9 +367,7 @@ async def test_vectors_that_come_later_are_seen_by_who_has_searched_before(tmp_p
 
 
 async def test_vectors_need_numpy(tmp_path, monkeypatch):
-    from sojourn.memory.sqlite import service as module
-
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(kept, "find_spec", lambda name: None)
     with pytest.raises(Unsupported, match=r"sojourn\[embed\]") as caught:
         SqliteMemoryService(tmp_path / "memory.db", embedder=WordEmbedder())
     assert caught.value.code == "embedding.not_installed"

@@ -1,16 +1,11 @@
-"""What is kept in RAM of users whose memory is searched: how long their entries are, and their vectors."""
+"""What of a user is kept in RAM, or read from the file if that has changed: how long the entries are, and their vectors."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict
 
+from sojourn.memory.kept import ENTRY_BYTES, Kept, Vectors
 from sojourn.memory.sqlite.rows import Scope
-
-MAX_KEPT = 256 * 2**20
-"""Bytes, about: users beyond, least recently searched first, are read from the file again."""
-
-_ENTRY_BYTES = 100
 
 
 class Lengths:
@@ -19,97 +14,58 @@ class Lengths:
     def __init__(self, conn: sqlite3.Connection, scope: Scope) -> None:
         self.changes = scope.changes
         self.by_key: dict[int, int] = dict(_lengths(conn, scope.number))
-        self.size = len(self.by_key) * _ENTRY_BYTES
+        self.size = len(self.by_key) * ENTRY_BYTES
 
 
-class Vectors:
-    """The vectors of one user's entries, in the order of the entries' keys; zeros where there is none.
+KeptUsers = Kept[int, Lengths | Vectors]
+"""By the numbers of the users."""
 
-    Attributes:
-        keys: The keys of all entries, rising.
-        lengths: How many words each has.
-        matrix: A row for each.
-    """
 
-    def __init__(
-        self, conn: sqlite3.Connection, scope: Scope, model: int, dimensions: int, before: Vectors | None = None
-    ) -> None:
-        import numpy as np
+def lengths_of(conn: sqlite3.Connection, kept: KeptUsers, scope: Scope) -> Lengths:
+    """The lengths of a user's entries, as the connection's transaction sees them."""
+    found = kept.get(scope.number)
+    if not isinstance(found, Lengths) or found.changes != scope.changes:
+        found = Lengths(conn, scope)
+        kept.keep(scope.number, found)
+    return found
 
-        self.changes = scope.changes
-        self.model = model
-        rows = np.array(_lengths(conn, scope.number), dtype=np.int64).reshape(-1, 2)
-        self.keys = np.ascontiguousarray(rows[:, 0])
-        self.lengths = np.ascontiguousarray(rows[:, 1])
-        self.matrix = np.zeros((len(self.keys), dimensions), dtype=np.float32)
-        self._has = np.zeros(len(self.keys), dtype=bool)
-        if before is not None and before.model == model:
-            _, here, there = np.intersect1d(self.keys, before.keys[before._has], assume_unique=True, return_indices=True)
-            self.matrix[here] = before.matrix[before._has][there]
-            self._has[here] = True
-        self._read(conn, scope.number, dimensions)
-        self.size = self.matrix.nbytes + len(self.keys) * _ENTRY_BYTES
 
-    def _read(self, conn: sqlite3.Connection, scope: int, dimensions: int) -> None:
-        """Reads what was not kept."""
-        import numpy as np
+def read_vectors(conn: sqlite3.Connection, kept: KeptUsers, scope: Scope, model: int, dimensions: int) -> Vectors:
+    """The vectors of a user's entries, as the connection's transaction sees them."""
+    found = kept.get(scope.number)
+    before = found if isinstance(found, Vectors) else None
+    if before is not None and before.changes == scope.changes and before.model == model:
+        return before
+    read = _read(conn, scope, model, dimensions, before)
+    kept.keep(scope.number, read)
+    return read
 
-        stored = conn.execute(
-            "SELECT key FROM memory_vectors WHERE scope = ? AND model = ? ORDER BY key", (scope, self.model)
-        ).fetchall()
-        places = np.searchsorted(self.keys, np.array(stored, dtype=np.int64).reshape(-1))
-        missing = places[~self._has[places]]
-        if not len(missing):
-            return
-        rows = conn.execute(
-            "SELECT key, vector FROM memory_vectors WHERE scope = ? AND model = ? AND key >= ? AND length(vector) = ?"
-            if len(missing) * 4 > len(stored)
-            else f"SELECT key, vector FROM memory_vectors WHERE scope = ? AND model = ? AND key >= ? AND length(vector) = ? "
-            f"AND key IN ({','.join(str(key) for key in self.keys[missing])})",
-            (scope, self.model, int(self.keys[missing[0]]), 4 * dimensions),
-        )
-        while some := rows.fetchmany(1024):
-            at = np.searchsorted(self.keys, np.array([key for key, _ in some], dtype=np.int64))
-            self.matrix[at] = np.frombuffer(b"".join(vector for _, vector in some), dtype="<f4").reshape(-1, dimensions)
-            self._has[at] = True
+
+def _read(conn: sqlite3.Connection, scope: Scope, model: int, dimensions: int, before: Vectors | None) -> Vectors:
+    """The vectors of a user; of the file, only those are read that were not read before."""
+    import numpy as np
+
+    rows = np.array(_lengths(conn, scope.number), dtype=np.int64).reshape(-1, 2)
+    keys, lengths = np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1])
+    vectors = Vectors(scope.changes, model, dimensions, keys, lengths, before)
+    stored = conn.execute(
+        "SELECT key FROM memory_vectors WHERE scope = ? AND model = ? ORDER BY key", (scope.number, model)
+    ).fetchall()
+    missing = vectors.missing(np.array(stored, dtype=np.int64).reshape(-1))
+    if not len(missing):
+        return vectors
+    found = conn.execute(
+        "SELECT key, vector FROM memory_vectors WHERE scope = ? AND model = ? AND key >= ? AND length(vector) = ?"
+        if len(missing) * 4 > len(stored)
+        else f"SELECT key, vector FROM memory_vectors WHERE scope = ? AND model = ? AND key >= ? AND length(vector) = ? "
+        f"AND key IN ({','.join(str(key) for key in missing)})",
+        (scope.number, model, int(missing[0]), 4 * dimensions),
+    )
+    while some := found.fetchmany(1024):
+        matrix = np.frombuffer(b"".join(vector for _, vector in some), dtype="<f4").reshape(-1, dimensions)
+        vectors.put(np.array([key for key, _ in some], dtype=np.int64), matrix)
+    return vectors
 
 
 def _lengths(conn: sqlite3.Connection, scope: int) -> list[tuple[int, int]]:
     return conn.execute("SELECT key, length FROM memory_entries WHERE scope = ? ORDER BY key", (scope,)).fetchall()
-
-
-class Kept:
-    """Keeps what was read of users, for as long as it is what the file has, and for as many as there is room for.
-
-    It belongs to the one thread that reads.
-    """
-
-    def __init__(self, max_kept: int = MAX_KEPT) -> None:
-        self._max = max_kept
-        self._size = 0
-        self._of: OrderedDict[int, Lengths | Vectors] = OrderedDict()
-
-    def lengths(self, conn: sqlite3.Connection, scope: Scope) -> Lengths:
-        """The lengths of a user's entries, as the connection's transaction sees them."""
-        found = self._of.get(scope.number)
-        if not isinstance(found, Lengths) or found.changes != scope.changes:
-            found = Lengths(conn, scope)
-        self._keep(scope.number, found)
-        return found
-
-    def vectors(self, conn: sqlite3.Connection, scope: Scope, model: int, dimensions: int) -> Vectors:
-        """The vectors of a user's entries, as the connection's transaction sees them."""
-        found = self._of.get(scope.number)
-        before = found if isinstance(found, Vectors) else None
-        if before is None or before.changes != scope.changes or before.model != model:
-            before = Vectors(conn, scope, model, dimensions, before)
-        self._keep(scope.number, before)
-        return before
-
-    def _keep(self, number: int, found: Lengths | Vectors) -> None:
-        replaced = self._of.pop(number, None)
-        self._of[number] = found
-        self._size += found.size - (replaced.size if replaced is not None else 0)
-        while self._size > self._max and len(self._of) > 1:
-            _, dropped = self._of.popitem(last=False)
-            self._size -= dropped.size

@@ -8,23 +8,24 @@ import weakref
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from typing import TypeVar
 
-from sojourn.errors import InvalidInput, Unavailable, Unsupported
+from sojourn.errors import InvalidInput, Unavailable
 from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.embedder import Embedder, packed
 from sojourn.memory.faults import told_as_memory
+from sojourn.memory.kept import check_numpy
 from sojourn.memory.lenient import vector_of, vectors_of
 from sojourn.memory.pending import Pending, PendingVectors
 from sojourn.memory.rules import changes_of, check_owner, check_query, checked, copied, entries_of
 from sojourn.memory.sqlite import rows
-from sojourn.memory.sqlite.kept import Kept
-from sojourn.memory.sqlite.ranking import Tally, VectorTally, WordTally, average_of, rank, terms_of
+from sojourn.memory.sqlite.kept import KeptUsers, lengths_of, read_vectors
+from sojourn.memory.sqlite.ranking import Tally, WordTally, average_of, rank, terms_of
 from sojourn.memory.sqlite.rows import Scope, Writing, index_words
 from sojourn.memory.sqlite.schema import prepare
 from sojourn.memory.stored import Owner, Prepared, memory_of, prepared
+from sojourn.memory.tally import VectorTally
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.page import Page, check_page, page_after, page_token
 from sojourn.sqlite.connection import Synchronous, connect
@@ -74,14 +75,12 @@ class SqliteMemoryService:
             )
         if synchronous not in ("full", "normal"):
             raise InvalidInput(f"synchronous is {synchronous!r}; use 'full' or 'normal'", code="memory.invalid_option")
-        if embedder is not None and find_spec("numpy") is None:
-            raise Unsupported(
-                'comparing vectors needs numpy; install it with: pip install "sojourn[embed]"', code="embedding.not_installed"
-            )
+        if embedder is not None:
+            check_numpy()
         self.path = os.path.realpath(name)
         self._embedder = embedder
         self._pending = None if embedder is None else PendingVectors(embedder, self._read_pending, self._write_pending)
-        self._kept = Kept()
+        self._kept = KeptUsers()
         opened = partial(connect, self.path, prepare, synchronous=synchronous)
         self._writer = Writer("sojourn-memory-writer", self.path, opened)
         self._reader = Worker("sojourn-memory-reader", self.path, partial(opened, read_only=True))
@@ -259,8 +258,12 @@ class SqliteMemoryService:
         if vector is not None and self._embedder is not None:
             model = rows.model_of(conn, self._embedder)
         if vector is None or model is None:
-            return WordTally(self._kept.lengths(conn, scope), average, allowed)
-        return VectorTally(self._kept.vectors(conn, scope, model, len(vector)), vector, average, most, allowed)
+            return WordTally(lengths_of(conn, self._kept, scope), average, allowed)
+        import numpy as np
+
+        vectors = read_vectors(conn, self._kept, scope, model, len(vector))
+        keys = None if allowed is None else np.fromiter(allowed, np.int64, len(allowed))
+        return VectorTally(vectors, vector, average, most, keys)
 
     async def _read_pending(self, after: int, limit: int) -> Pending:
         embedder = self._embedder
