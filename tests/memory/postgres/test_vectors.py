@@ -4,12 +4,12 @@ import asyncpg
 import pytest
 
 from sojourn.errors import InvalidInput, ModelError, Unavailable, Unsupported
-from sojourn.memory import pending
+from sojourn.memory import kept, pending, tally
 from sojourn.memory.database import DatabaseMemoryService
 from sojourn.memory.embedder import embed, packed
 from sojourn.memory.fusion import fused
 from sojourn.memory.inmemory import InMemoryMemoryService
-from sojourn.memory.postgres import ranking, rows
+from sojourn.memory.postgres import computing, ranking, rows
 from sojourn.memory.postgres.service import PostgresMemoryService
 from sojourn.memory.types import Memory, MemoryFilter
 from sojourn.postgres.tables import Tables
@@ -68,10 +68,14 @@ class TestWithAnEmbedder(MemoryServiceConformance):
         await service.close()
 
 
-async def test_the_best_of_all_are_found(opened, monkeypatch):
-    """Against what scoring each entry gives, with so few fetched at first that more have to be."""
-    monkeypatch.setattr(ranking, "_FIRST", 2)
-    monkeypatch.setattr(ranking, "_MORE", 2)
+@pytest.mark.parametrize("in_thread", [False, True])
+@pytest.mark.parametrize("few", [0, 3])
+async def test_the_best_of_all_are_found(opened, monkeypatch, few, in_thread):
+    """Against what scoring each entry gives, with so few words counted at first that more have to be."""
+    monkeypatch.setattr(ranking, "_COMMON", 0.5)
+    monkeypatch.setattr(tally, "FEW", few)
+    if in_thread:
+        monkeypatch.setattr(computing, "_LITTLE", 0)
     embedder = WordEmbedder()
     words = ["tea", "brew", "dog", "hound", "red", "lamp", "the", "of", "and", "cats"]
     entries = [
@@ -101,9 +105,8 @@ async def test_the_best_of_all_are_found(opened, monkeypatch):
 
 
 async def test_what_is_best_only_by_both_is_found(opened, monkeypatch):
-    """It is the third by words and the third by meaning, where two of each are fetched at first."""
-    monkeypatch.setattr(ranking, "_FIRST", 2)
-    monkeypatch.setattr(ranking, "_MORE", 2)
+    """It is the third by words and the third by meaning."""
+    monkeypatch.setattr(tally, "FEW", 0)
     near = {
         "lamp red": [1.0, 0.0],
         "red lamp": [0.0, 1.0],
@@ -179,16 +182,6 @@ async def test_who_has_only_the_most_common_word_is_found_too(opened, by_vector)
     for limit in (1, 2, 5, 100):
         found = await service.search(APP, ALICE, "zebra pan", limit=limit)
         assert texts(found) == texts(await ram.search(APP, ALICE, "zebra pan", limit=limit))
-
-
-@pytest.mark.parametrize("filtered", [False, True])
-async def test_the_vector_of_the_query_is_read_once_and_not_for_each_row(opened, postgres, wiped, filtered):
-    await opened(WordEmbedder()).add(APP, ALICE, [Memory("tea")])
-    sql = ranking._STATEMENTS[True, filtered].replace("{schema}", wiped)
-    plan = postgres.psql(f"EXPLAIN (GENERIC_PLAN, VERBOSE, COSTS OFF) {sql}").splitlines()
-    reads = [n for n, line in enumerate(plan) if "$11" in line]
-    assert reads
-    assert all(plan[n - 1].strip() == "->  Result" for n in reads)
 
 
 async def test_what_means_the_same_is_found(opened):
@@ -329,6 +322,13 @@ async def test_without_pgvector_it_says_what_to_do(postgres, schema):
     await service.add(APP, ALICE, [Memory("tea")])
     assert texts(await service.search(APP, ALICE, "tea")) == ["tea"]
     await service.close()
+
+
+async def test_vectors_need_numpy(postgres, monkeypatch):
+    monkeypatch.setattr(kept, "find_spec", lambda name: None)
+    with pytest.raises(Unsupported, match=r"sojourn\[embed\]") as caught:
+        PostgresMemoryService(postgres.url(), embedder=WordEmbedder())
+    assert caught.value.code == "embedding.not_installed"
 
 
 async def test_by_url(postgres, wiped):

@@ -1,10 +1,11 @@
-"""Which entries fit a query best, exactly, and without fetching more than is needed to know."""
+"""Which entries fit a query best by its words: exactly, and without fetching more than is needed to know."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sojourn.memory.bm25 import handicap, rarity
@@ -25,11 +26,8 @@ _MORE = 4
 _COMMON = 0.05
 """How much of what the words of a query can add to a score the most common ones may add that are left out at first."""
 
-_COSINE_DIGITS = 5
-"""Digits that count of a cosine: embedders round equal texts differently."""
-
 _CLOSE = 1e-4
-"""More than a score can be changed by that, or by adding its parts in another order."""
+"""More than a score can be changed by adding its parts in another order."""
 
 
 class Question(NamedTuple):
@@ -37,37 +35,32 @@ class Question(NamedTuple):
 
     Attributes:
         words: The query's words, each once.
-        vector: Its vector; None if only words count.
-        model: The model of the vector.
         limit: At most this many.
         min_score: Only such with at least this score.
         filter: What entries must meet.
     """
 
     words: Sequence[str]
-    vector: Sequence[float] | None
-    model: int | None
     limit: int
     min_score: float | None
     filter: MemoryFilter | None
 
-    @property
-    def by_vector(self) -> bool:
-        """Whether there is a vector to compare with."""
-        return self.vector is not None and self.model is not None
 
-
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """What the scores of one user's entries depend on.
 
     Attributes:
         scope: The user's number.
+        changes: The user's counter, which each write raises.
+        server: When the server was started. One that was restored, or took another's place, may count and number anew.
         rarities: How rare each word of the query is.
         there: Those of its words that any entry has, the rarest first.
         average: How many words an entry has on average.
     """
 
     scope: int
+    changes: int
+    server: datetime
     rarities: Mapping[str, float]
     there: Sequence[str]
     average: float
@@ -87,13 +80,13 @@ class _Weights(NamedTuple):
         return self.there[:count]
 
 
-async def best(db: Tables, owner: Owner, question: Question) -> list[Memory]:
-    """The entries that fit best, in their order.
+async def best_by_words(db: Tables, owner: Owner, question: Question) -> list[Memory]:
+    """The entries that fit best by their words, in their order.
 
     They are ranked without the most common words at first. If that leaves open which are the best, all words count; and if so
     many are equally good that it is still open, more entries are looked at.
     """
-    weights = await _weights(db, owner, question.words)
+    weights = await weights_of(db, owner, question.words)
     if weights is None:
         return []
     words, size = weights.rare(), max(_FIRST, 2 * question.limit)
@@ -101,12 +94,10 @@ async def best(db: Tables, owner: Owner, question: Question) -> list[Memory]:
         if len(words) == len(weights.there):
             size *= _MORE
         words = weights.there
-    entries = _scored(weights, question, rows)
-    entries.sort(key=lambda entry: (-(entry.score or 0.0), -entry.timestamp, entry.id))
-    return entries[: question.limit]
+    return best_of(weights, question, [(row["body"], None) for row in rows])
 
 
-async def _weights(db: Tables, owner: Owner, words: Sequence[str]) -> _Weights | None:
+async def weights_of(db: Tables, owner: Owner, words: Sequence[str]) -> Weights | None:
     """What the scores depend on; None if the user has no entries."""
     numbers = {number_of(word): word for word in words}
     rows = await db.all(_KNOWN, *owner, list(numbers))
@@ -116,10 +107,11 @@ async def _weights(db: Tables, owner: Owner, words: Sequence[str]) -> _Weights |
     having = {numbers[row["word"]]: row["texts"] for row in rows}
     there = sorted((word for word in words if having[word]), key=lambda word: having[word])
     rarities = {word: rarity(having[word], entries) for word in words}
-    return _Weights(rows[0]["scope"], rarities, there, length / entries if length else 1.0)
+    known = rows[0]
+    return Weights(known["scope"], known["changes"], known["server"], rarities, there, length / entries if length else 1.0)
 
 
-async def _candidates(db: Tables, weights: _Weights, question: Question, words: Sequence[str], size: int) -> list[Any] | None:
+async def _candidates(db: Tables, weights: Weights, question: Question, words: Sequence[str], size: int) -> list[Any] | None:
     """The entries that may be among the best, or None if others may be, too.
 
     Args:
@@ -127,12 +119,9 @@ async def _candidates(db: Tables, weights: _Weights, question: Question, words: 
         weights: What the scores depend on.
         question: What is to be found.
         words: The words that count: the first of those that are there.
-        size: How many entries are looked at: the first in the order by these words and by meaning.
+        size: How many entries are looked at: the first in the order by these words.
     """
     most = weights.most
-    # A score is the length of a vector, of what an entry has by words and by meaning, divided by this. So it grows by no more
-    # than what words that do not count would add.
-    unit = math.sqrt(2) if question.by_vector else 1.0
     missing = math.fsum(weights.rarities[word] for word in weights.there[len(words) :]) / most
     args: list[Any] = [
         weights.scope,
@@ -142,53 +131,68 @@ async def _candidates(db: Tables, weights: _Weights, question: Question, words: 
         (handicap(1, 1.0) - handicap(0, 1.0)) / weights.average,
         size,
         question.limit,
-        unit * (question.min_score or 0.0),
-        missing + unit * _CLOSE,
+        question.min_score or 0.0,
+        missing + _CLOSE,
         len(words) == len(weights.there),
     ]
-    if question.by_vector:
-        args += [question.vector, question.model]
     filter = question.filter
     if filter is not None:
-        args += [author_bytes(filter.author), filter.session_id, filter.since, filter.until, sorted(marks_of(filter.metadata))]
-    rows = await db.all(_STATEMENTS[question.by_vector, filter is not None], *args)
+        args += conditions_of(filter)
+    rows = await db.all(_BEST if filter is None else _BEST_ALLOWED, *args)
     return [row for row in rows if row["body"] is not None] if rows[0]["settled"] else None
 
 
-def _scored(weights: _Weights, question: Question, rows: Sequence[Any]) -> list[Memory]:
-    """These entries with their scores, as far as these are enough."""
+def conditions_of(filter: MemoryFilter) -> list[Any]:
+    """The arguments of `allowed_from` for a filter."""
+    return [author_bytes(filter.author), filter.session_id, filter.since, filter.until, sorted(marks_of(filter.metadata))]
+
+
+def best_of(weights: Weights, question: Question, candidates: Iterable[tuple[str, float | None]]) -> list[Memory]:
+    """The best of some entries, with their scores.
+
+    Args:
+        weights: What the scores depend on.
+        question: What is to be found.
+        candidates: The entries' bodies and cosines; None where vectors do not count.
+    """
     least, found = question.min_score, []
-    for row in rows:
-        entry = memory_of(row["body"])
+    for body, cosine in candidates:
+        entry = memory_of(body)
         counts = Counter(words_of(entry.text))
         held = handicap(counts.total(), weights.average)
         gains = (rare * counts[word] / (counts[word] + held) for word, rare in weights.rarities.items() if counts[word])
         score = math.fsum(gains) / weights.most
-        if question.by_vector:
-            score = fused(score, round(row["cosine"] or 0.0, _COSINE_DIGITS))
+        if cosine is not None:
+            score = fused(score, cosine)
         if score > 0 and (least is None or score >= least):
             found.append(entry.model_copy(update={"score": score}))
-    return found
+    found.sort(key=lambda entry: (-(entry.score or 0.0), -entry.timestamp, entry.id))
+    return found[: question.limit]
 
 
 _KNOWN = """
-    SELECT s.scope, s.entries, s.length, asked.word,
+    SELECT s.scope, s.entries, s.length, s.changes, pg_postmaster_start_time() AS server, asked.word,
         (SELECT count(*) FROM {schema}.memory_words w WHERE w.scope = s.scope AND w.word = asked.word) AS texts
     FROM {schema}.memory_scopes s, unnest($3::bigint[]) AS asked (word)
     WHERE s.app_name = $1 AND s.user_id = $2
 """
 _ALLOWED = """
-    allowed AS MATERIALIZED (
-        SELECT entry FROM {schema}.memory_entries
-        WHERE scope = $1
-            AND (%(author)s::bytea IS NULL OR author = %(author)s)
-            AND (%(session)s::text IS NULL OR session_id = %(session)s)
-            AND (%(since)s::float8 IS NULL OR "timestamp" >= %(since)s)
-            AND (%(until)s::float8 IS NULL OR "timestamp" < %(until)s)
-            AND marks @> %(marks)s::text[]
-    ),
+    SELECT entry FROM {schema}.memory_entries
+    WHERE scope = $1
+        AND (%(author)s::bytea IS NULL OR author = %(author)s)
+        AND (%(session)s::text IS NULL OR session_id = %(session)s)
+        AND (%(since)s::float8 IS NULL OR "timestamp" >= %(since)s)
+        AND (%(until)s::float8 IS NULL OR "timestamp" < %(until)s)
+        AND marks @> %(marks)s::text[]
 """
-_BY_WORDS = """
+
+
+def allowed_from(first: int) -> str:
+    """A query for the entries of user `$1` that meet a filter, whose conditions are the arguments from number `first` on."""
+    return _ALLOWED % {name: f"${first + n}" for n, name in enumerate(("author", "session", "since", "until", "marks"))}
+
+
+_RANKED = """
     by_words AS MATERIALIZED (
         SELECT w.entry, sum(asked.rarity * w.count / (w.count + $4::float8 + $5::float8 * w.length)) AS words
         FROM unnest($2::bigint[], $3::float8[]) AS asked (word, rarity)
@@ -196,51 +200,22 @@ _BY_WORDS = """
         %(where)s
         GROUP BY w.entry
     ),
-"""
-# The vector of the query is made in a query of its own: otherwise a prepared statement would make it for each row.
-_BY_VECTOR = """
-    by_vector AS (
-        SELECT entry, greatest(-(vector <#> (SELECT $11::real[]::halfvec)), 0) AS cosine FROM {schema}.memory_vectors
-        WHERE scope = $1 AND model = $12 %(and)s
-    ),
-"""
-_FIRST_BY_WORDS = "SELECT entry, words AS norm, NULL::float8 AS cosine FROM by_words ORDER BY words DESC LIMIT $6"
-_FIRST_BY_BOTH = """
-    SELECT entry, sqrt(coalesce(words * words, 0) + coalesce(cosine * cosine, 0)) AS norm, cosine
-    FROM by_vector FULL JOIN by_words USING (entry)
-    ORDER BY norm DESC LIMIT $6
-"""
-_CHOSEN = """
-    first AS MATERIALIZED (%(first)s),
+    first AS MATERIALIZED (SELECT entry, words FROM by_words ORDER BY words DESC LIMIT $6),
     bounds AS (
-        SELECT CASE WHEN count(*) < $6 THEN 0 ELSE min(norm) END AS last,
-            greatest($8::float8, (SELECT norm FROM first ORDER BY norm DESC OFFSET $7 - 1 LIMIT 1)) AS wanted
+        SELECT CASE WHEN count(*) < $6 THEN 0 ELSE min(words) END AS last,
+            greatest($8::float8, (SELECT words FROM first ORDER BY words DESC OFFSET $7 - 1 LIMIT 1)) AS wanted
         FROM first
     ),
     decided AS MATERIALIZED (
         SELECT last + $9::float8 < wanted OR (last <= 0 AND $10::boolean) AS settled, wanted FROM bounds
     ),
     chosen AS MATERIALIZED (
-        SELECT entry, cosine FROM decided JOIN first ON settled AND norm + $9::float8 >= wanted
+        SELECT entry FROM decided JOIN first ON settled AND words + $9::float8 >= wanted
     )
-    SELECT settled, cosine, body
+    SELECT settled, body
     FROM decided LEFT JOIN chosen ON true LEFT JOIN {schema}.memory_entries e ON e.scope = $1 AND e.entry = chosen.entry
 """
-
-
-def _statement(by_vector: bool, filtered: bool) -> str:
-    first = 13 if by_vector else 11
-    places = {name: f"${first + n}" for n, name in enumerate(("author", "session", "since", "until", "marks"))}
-    allowed = "entry IN (SELECT entry FROM allowed)"
-    return "".join(
-        (
-            "WITH ",
-            _ALLOWED % places if filtered else "",
-            _BY_WORDS % {"where": f"WHERE w.{allowed}" if filtered else ""},
-            _BY_VECTOR % {"and": f"AND {allowed}" if filtered else ""} if by_vector else "",
-            _CHOSEN % {"first": _FIRST_BY_BOTH if by_vector else _FIRST_BY_WORDS},
-        )
-    )
-
-
-_STATEMENTS = {(vector, filtered): _statement(vector, filtered) for vector in (False, True) for filtered in (False, True)}
+_BEST = "WITH" + _RANKED % {"where": ""}
+_BEST_ALLOWED = f"WITH allowed AS MATERIALIZED ({allowed_from(11)})," + _RANKED % {
+    "where": "WHERE w.entry IN (SELECT entry FROM allowed)"
+}

@@ -186,8 +186,8 @@ def _array(items: Any) -> str:
 
 
 _HOLD = """
-    INSERT INTO {schema}.memory_scopes (app_name, user_id) VALUES ($1, $2)
-    ON CONFLICT (app_name, user_id) DO UPDATE SET user_id = excluded.user_id
+    INSERT INTO {schema}.memory_scopes AS s (app_name, user_id) VALUES ($1, $2)
+    ON CONFLICT (app_name, user_id) DO UPDATE SET changes = s.changes + 1
     RETURNING scope
 """
 _THERE = "SELECT id, entry, body, from_event FROM {schema}.memory_entries WHERE scope = $1 AND id = ANY ($2)"
@@ -292,16 +292,27 @@ _PENDING = """
 
 
 async def add_vectors(db: Tables, embedder: Embedder, vectors: Mapping[int, str]) -> None:
-    """Adds vectors to those of the entries, by their number, that are still there."""
+    """Adds vectors to those of the entries, by their number, that are still there; other writers of their users wait."""
     model = await model_of(db, embedder, add=True)
-    await db.run(_ADD_VECTORS, model, list(vectors), list(vectors.values()))
+    scopes = await db.column(_HOLD_ALL, list(vectors))
+    await db.run(_ADD_VECTORS, model, list(vectors), list(vectors.values()), scopes)
 
 
+# In the order of their numbers: two that hold several users never wait for each other.
+_HOLD_ALL = """
+    SELECT scope FROM {schema}.memory_scopes
+    WHERE scope IN (SELECT scope FROM {schema}.memory_entries WHERE entry = ANY ($1))
+    ORDER BY scope FOR NO KEY UPDATE
+"""
 _ADD_VECTORS = """
-    INSERT INTO {schema}.memory_vectors (scope, model, entry, vector)
-    SELECT e.scope, $1, e.entry, given.vector::halfvec
-    FROM unnest($2::bigint[], $3::text[]) AS given (entry, vector)
-    JOIN {schema}.memory_entries e USING (entry)
-    FOR KEY SHARE OF e
-    ON CONFLICT DO NOTHING
+    WITH added AS (
+        INSERT INTO {schema}.memory_vectors (scope, model, entry, vector)
+        SELECT e.scope, $1, e.entry, given.vector::halfvec
+        FROM unnest($2::bigint[], $3::text[]) AS given (entry, vector)
+        JOIN {schema}.memory_entries e USING (entry)
+        WHERE e.scope = ANY ($4)
+        ON CONFLICT DO NOTHING
+        RETURNING scope
+    )
+    UPDATE {schema}.memory_scopes SET changes = changes + 1 WHERE scope IN (SELECT scope FROM added)
 """

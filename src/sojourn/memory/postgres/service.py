@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -13,10 +15,12 @@ from sojourn.event import Event
 from sojourn.ids import check_id
 from sojourn.memory.embedder import Embedder
 from sojourn.memory.faults import told_as_memory
+from sojourn.memory.kept import check_numpy
 from sojourn.memory.lenient import vector_of, vectors_of
 from sojourn.memory.pending import Pending, PendingVectors
 from sojourn.memory.postgres import rows
-from sojourn.memory.postgres.ranking import Question, best
+from sojourn.memory.postgres.meaning import Meaning
+from sojourn.memory.postgres.ranking import Question, best_by_words
 from sojourn.memory.postgres.rows import Writing
 from sojourn.memory.postgres.schema import MIGRATIONS, SERVICE, VECTOR_MIGRATIONS, VECTORS
 from sojourn.memory.rules import changes_of, check_owner, check_query, checked, copied, entries_of
@@ -48,8 +52,9 @@ class PostgresMemoryService:
     """Keeps memory in a PostgreSQL database, which may be that of the sessions.
 
     Entries are found by the words they share with a query, with the same scores as from `InMemoryMemoryService`; with an
-    embedder also by what they mean, and the two are fused. Both are exact, among the entries of one user; vectors are kept in
-    half precision. They need the extension pgvector, 0.7 or newer, which is created in the database if the server has it.
+    embedder also by what they mean, and the two are fused. Both are exact, among the entries of one user. Vectors are kept in
+    half precision, in the type of the extension pgvector, 0.7 or newer, which is created in the database if the server has it.
+    They are compared in this process, with numpy: those of the users who were searched last are kept in RAM.
 
     **What survives.** A call that writes is one transaction, all or nothing, and returns once that is committed, as durable as
     the server makes it. Those for one user wait for each other.
@@ -74,6 +79,7 @@ class PostgresMemoryService:
 
     Raises:
         InvalidInput: `store.invalid_url`, `store.invalid_option`.
+        Unsupported: `embedding.not_installed` with an embedder, without numpy.
     """
 
     def __init__(
@@ -88,7 +94,10 @@ class PostgresMemoryService:
         statement_cache_size: int = 256,
     ) -> None:
         self.schema = check_schema(schema)
+        if embedder is not None:
+            check_numpy()
         self._embedder = embedder
+        self._meaning = None if embedder is None else Meaning()
         self._known_model: int | None = None
         self._texts = Texts(schema)
         self._database = Database(
@@ -176,10 +185,12 @@ class PostgresMemoryService:
         words = list(dict.fromkeys(words_of(query)))
         if not words:
             return []
+        question = Question(words, limit, min_score, filter)
         vector = await self._vector_of(query)
         model = None if vector is None else await self._model()
-        question = Question(words, None if vector is None else vector.tolist(), model, limit, min_score, filter)
-        return await self._called(self._database.read, lambda db: best(db, owner, question))
+        if vector is None or model is None:
+            return await self._called(self._database.read, lambda db: best_by_words(db, owner, question))
+        return await self._search_by_both(owner, question, vector, model)
 
     async def list_memories(self, app_name: str, user_id: str, *, limit: int = 100, after: str | None = None) -> Page[Memory]:
         """Lists the user's entries, newest first."""
@@ -195,6 +206,8 @@ class PostgresMemoryService:
         if self._pending is not None:
             await self._pending.stop()
         await self._database.close()
+        if self._meaning is not None:
+            self._meaning.close()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -242,6 +255,18 @@ class PostgresMemoryService:
         if self._known_model is None:
             self._known_model = await self._called(self._database.read, lambda db: rows.model_of(db, embedder))
         return self._known_model
+
+    async def _search_by_both(self, owner: Owner, question: Question, vector: array[float], model: int) -> list[Memory]:
+        """Finds by words and vectors; who waits for another search of the user to read these does so once."""
+        meaning = self._meaning
+        assert meaning is not None
+        ask = partial(meaning.best, owner=owner, question=question, query=vector, model=model)
+        for patient in (True, False):
+            found = await self._called(self._database.snapshot, partial(ask, patient=patient))
+            if not isinstance(found, asyncio.Event):
+                return found
+            await found.wait()
+        raise AssertionError
 
     async def _read_pending(self, after: int, limit: int) -> Pending:
         embedder = self._embedder

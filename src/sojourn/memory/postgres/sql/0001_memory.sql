@@ -1,13 +1,16 @@
--- Whose entries they are, and what their scores depend on. Who writes for a user holds the user's row.
+-- Whose entries they are, and what their scores depend on. Who writes for a user holds the user's row. `changes` goes up with each
+-- transaction that writes: who has read something of the user knows by it whether that is still so.
 CREATE TABLE {schema}.memory_scopes (
     scope bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     app_name text COLLATE "C" NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     entries bigint NOT NULL DEFAULT 0,
     length bigint NOT NULL DEFAULT 0,
+    changes bigint NOT NULL DEFAULT 0,
     UNIQUE (app_name, user_id)
 );
 
+-- A row is never changed in what is searched: an entry in place of another has a new number.
 -- The author is kept as bytes, and so compared: it may hold a NUL. The body is JSON, in which a NUL is escaped.
 CREATE TABLE {schema}.memory_entries (
     entry bigint GENERATED ALWAYS AS IDENTITY,
@@ -21,7 +24,7 @@ CREATE TABLE {schema}.memory_entries (
     words bigint[] NOT NULL,
     length integer NOT NULL,
     body text NOT NULL,
-    PRIMARY KEY (scope, entry),
+    PRIMARY KEY (scope, entry) INCLUDE (length),
     UNIQUE (scope, id)
 );
 CREATE INDEX memory_entries_by_number ON {schema}.memory_entries (entry);
