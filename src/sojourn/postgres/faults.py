@@ -86,7 +86,7 @@ def _fault_of_server(error: asyncpg.PostgresError, state: str, name: str) -> Soj
         )
     if state in _POOLED:
         return Unsupported(
-            f"{name} is behind a pooler that gives each transaction another connection, so that none keeps prepared statements; "
+            f"{name} is behind a pooler that gives each transaction another connection, so none keeps prepared statements; "
             "set statement_cache_size=0",
             code="store.pooled",
         )
