@@ -123,8 +123,9 @@ async def test_what_is_best_only_by_both_is_found(opened, monkeypatch):
 
 
 async def test_what_is_added_again_while_it_is_embedded_in_the_background(opened, monkeypatch):
-    """Both give the entry its vector: the task in the background just before the addition would."""
+    """Both give the entry its vector: the task in the background has made one, and waits for the addition's end."""
     away, service = WordEmbedder(), opened(WordEmbedder())
+    background = []
     away.is_away = True
     without = opened(away)
     await without.add(APP, ALICE, [Memory("a hound", id="1", timestamp=1.0)])
@@ -135,12 +136,16 @@ async def test_what_is_added_again_while_it_is_embedded_in_the_background(opened
         if sql is rows._WITH_VECTOR:
             [(entry, text)] = (await service._read_pending(0, 10)).texts
             [vector] = await embed(WordEmbedder(), [text])
-            await service._write_pending({entry: packed(vector)})
+            background.append(asyncio.ensure_future(service._write_pending({entry: packed(vector)})))
+            while not await db.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0)
         return found
 
     with monkeypatch.context() as patch:
         patch.setattr(Tables, "column", column_before_the_other)
         await service.add(APP, ALICE, [Memory("a hound", id="1", timestamp=1.0)])
+    await asyncio.gather(*background)
+    assert len(background) == 1
     assert texts(await service.search(APP, ALICE, "dog")) == ["a hound"]
 
 
