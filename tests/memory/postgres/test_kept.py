@@ -201,6 +201,15 @@ async def test_a_server_that_was_restored_numbers_anew(monkeypatch):
         await asyncio.to_thread(server.delete)
 
 
+async def test_tables_that_were_made_anew_number_anew(opened, postgres, schema):
+    service = opened(WordEmbedder())
+    await service.add(APP, ALICE, [Memory("my hound"), Memory("a kettle")])
+    assert texts(await service.search(APP, ALICE, "dog", limit=1)) == ["my hound"]
+    await asyncio.to_thread(postgres.psql, f"DROP SCHEMA {schema} CASCADE")
+    await opened(WordEmbedder()).add(APP, ALICE, [Memory("a kettle"), Memory("my hound")])
+    assert texts(await service.search(APP, ALICE, "dog", limit=1)) == ["my hound"]
+
+
 # -- nothing is read twice ----------------------------------------------------------------------------------------------
 
 

@@ -24,8 +24,8 @@ _UNPACKING = 4
 _HEADER = 4
 """Bytes before the numbers of a vector as pgvector sends it: their count, and two that are not used."""
 
-User = tuple[datetime, int]
-"""When the server was started, and the user's number there."""
+User = tuple[tuple[datetime, int], int]
+"""Which tables (`Weights.tables`), and the user's number in them."""
 
 
 class KeptVectors:
@@ -53,7 +53,7 @@ class KeptVectors:
             patient: Whether to read nothing while somebody else reads the user's vectors in this event loop, but to return an
                 event that is set once that has ended: most are here then, and no connection is needed until then.
         """
-        user = weights.server, weights.scope
+        user = weights.tables, weights.scope
         found = self._kept.get(user)
         if found is not None and found.changes == weights.changes and found.model == model:
             return found
@@ -86,9 +86,9 @@ class KeptVectors:
             row = await db.one(_VECTORS, weights.scope, model, missing[start : start + step].tolist())
             assert row is not None
             await run(_UNPACKING * len(row["vectors"]), partial(_put, vectors, row["entries"], row["vectors"]))
-        newest = self._kept.get((weights.server, weights.scope))
+        newest = self._kept.get((weights.tables, weights.scope))
         if newest is None or newest.model != model or newest.changes <= weights.changes:
-            self._kept.keep((weights.server, weights.scope), vectors)
+            self._kept.keep((weights.tables, weights.scope), vectors)
         return vectors
 
 

@@ -52,7 +52,8 @@ class Weights(NamedTuple):
     Attributes:
         scope: The user's number.
         changes: The user's counter, which each write raises.
-        server: When the server was started. One that was restored, or took another's place, may count and number anew.
+        tables: Which tables it is a number in: when their server was started, and the database's number of the one of users.
+            Those of a server that was restored or took another's place, and such as were made anew, count from the start.
         rarities: How rare each word of the query is.
         there: Those of its words that any entry has, the rarest first.
         average: How many words an entry has on average.
@@ -60,7 +61,7 @@ class Weights(NamedTuple):
 
     scope: int
     changes: int
-    server: datetime
+    tables: tuple[datetime, int]
     rarities: Mapping[str, float]
     there: Sequence[str]
     average: float
@@ -108,7 +109,8 @@ async def weights_of(db: Tables, owner: Owner, words: Sequence[str]) -> Weights 
     there = sorted((word for word in words if having[word]), key=lambda word: having[word])
     rarities = {word: rarity(having[word], entries) for word in words}
     known = rows[0]
-    return Weights(known["scope"], known["changes"], known["server"], rarities, there, length / entries if length else 1.0)
+    tables = known["started"], known["tableoid"]
+    return Weights(known["scope"], known["changes"], tables, rarities, there, length / entries if length else 1.0)
 
 
 async def _candidates(db: Tables, weights: Weights, question: Question, words: Sequence[str], size: int) -> list[Any] | None:
@@ -171,7 +173,7 @@ def best_of(weights: Weights, question: Question, candidates: Iterable[tuple[str
 
 
 _KNOWN = """
-    SELECT s.scope, s.entries, s.length, s.changes, pg_postmaster_start_time() AS server, asked.word,
+    SELECT s.scope, s.entries, s.length, s.changes, s.tableoid, pg_postmaster_start_time() AS started, asked.word,
         (SELECT count(*) FROM {schema}.memory_words w WHERE w.scope = s.scope AND w.word = asked.word) AS texts
     FROM {schema}.memory_scopes s, unnest($3::bigint[]) AS asked (word)
     WHERE s.app_name = $1 AND s.user_id = $2
