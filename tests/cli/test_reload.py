@@ -56,6 +56,17 @@ def test_an_edit_of_an_imported_module_is_taken_over(words):
     assert not reloader.changed()
 
 
+def test_an_edit_in_the_same_second_and_of_the_same_size_is_taken_over(words, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    reloader = Reloader(load_target("helpers.py"))
+    assert list(words.path.parent.glob("__pycache__/words.*.pyc"))
+    seconds = words.path.stat().st_mtime_ns
+    words.path.write_text("WORD = 'other'\n")
+    os.utime(words.path, ns=(seconds + 1, seconds + 1))
+    assert reloader.changed()
+    assert word(reloader.reload()) == "other"
+
+
 def test_a_broken_edit_leaves_the_modules_as_they_were(words):
     target = load_target("helpers.py")
     reloader = Reloader(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,6 @@ class Reloader:
     """
 
     def __init__(self, target: Target) -> None:
-        # Bytecode is taken for current if the source has the same size and was written in the same second.
         sys.dont_write_bytecode = True
         self._target = target
         self._seen = self._times()
@@ -37,7 +37,8 @@ class Reloader:
             InvalidInput: What `load_target` raises.
         """
         before = self._modules()
-        for name in before:
+        for name, module in before.items():
+            _forget_bytecode(module)
             del sys.modules[name]
         importlib.invalidate_caches()
         self._broken = True
@@ -65,6 +66,14 @@ class Reloader:
         if self._target.file is not None:
             files.append(str(self._target.file))
         return {file: _time_of(Path(file)) for file in files}
+
+
+def _forget_bytecode(module: ModuleType) -> None:
+    # It is taken for current if the source has the same size and was written in the same second.
+    cached = getattr(module, "__cached__", None)
+    if cached:
+        with suppress(OSError):
+            os.unlink(cached)
 
 
 def _time_of(path: Path) -> tuple[int, int] | None:
